@@ -1,0 +1,67 @@
+"""Rewrite requirements.lock and environment.yml from the environment this runs in (`make lock`).
+
+The lock holds the exact versions of everything that pyproject.toml needs, extras included, directly or not: no hashes
+and no local version parts, since a CPU and a CUDA build of torch are the same release, and no index address.
+"""
+
+import re
+import tomllib
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parent.parent
+HEADER = "# Exact versions of everything, from `make lock`. Direct requirements are in pyproject.toml.\n"
+
+
+def closure(requirements: list[str]) -> dict[str, str]:
+    """Name → installed version of the requirements and all that they need here."""
+    found: dict[str, str] = {}
+    pending = [(Requirement(text), "") for text in requirements]
+    seen: set[tuple[str, frozenset[str]]] = set()
+    while pending:
+        requirement, extra = pending.pop()
+        if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
+            continue
+        name = canonicalize_name(requirement.name)
+        key = (name, frozenset(requirement.extras))
+        if key in seen:
+            continue
+        seen.add(key)
+        try:
+            found[name] = version(name).partition("+")[0]
+        except PackageNotFoundError as error:
+            raise SystemExit(f"{name} is required but not installed: pip install -e '.[trl,test]' first") from error
+        for text in requires(name) or []:
+            pending += [(Requirement(text), extra) for extra in {"", *requirement.extras}]
+    return found
+
+
+def environment_yml(lock: str) -> str:
+    """The conda/mamba environment with the same pins."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pins = [line for line in lock.splitlines() if line and not line.startswith("#")]
+    lines = [
+        "# Made from requirements.lock by `make lock`.",
+        "name: minirl",
+        "channels: [conda-forge]",
+        "dependencies:",
+    ]
+    lines += [f'  - "python {project["requires-python"]},<3.14"', "  - pip", "  - pip:"]
+    lines += [f"      - {pin}" for pin in pins] + ["      - -e ."]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = project["dependencies"] + [r for group in project["optional-dependencies"].values() for r in group]
+    pins = closure(wanted)
+    lock = HEADER + "".join(f"{name}=={pins[name]}\n" for name in sorted(pins) if not re.match("minirl$", name))
+    (ROOT / "requirements.lock").write_text(lock)
+    (ROOT / "environment.yml").write_text(environment_yml(lock))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,221 @@
+"""The ``minirl`` command. Heavy imports happen inside the commands, so that ``--help`` answers at once."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from minirl.errors import MinirlError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0 done, 1 a clear error of ours, 2 wrong usage."""
+    options = build_parser().parse_args(arguments)
+    try:
+        return options.run(options) or 0
+    except MinirlError as error:
+        print(f"minirl: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("minirl: interrupted; the same command continues where it stood", file=sys.stderr)
+        return 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    parser = argparse.ArgumentParser(prog="minirl", description="Self-improving language models, reproducibly.")
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    command = commands.add_parser("list", help="the techniques, their tiers and verdicts")
+    command.add_argument("--json", action="store_true", help="machine-readable, documented in README.md")
+    command.set_defaults(run=list_techniques)
+
+    command = commands.add_parser("reproduce", help="run techniques' notebooks over seeds and settle their claims")
+    command.add_argument("slugs", nargs="+", metavar="SLUG")
+    command.add_argument("--tier", default="tiny", help="smoke, tiny, small or large (default: tiny)")
+    command.add_argument("--seeds", default=None, metavar="0-4", help="default: the seeds the claim registers")
+    command.add_argument("--jobs", type=int, default=None, help="seeds side by side (default: as many as cores allow)")
+    command.add_argument("--resume", action=argparse.BooleanOptionalAction, default=True, help="continue (default)")
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
+    command.add_argument("--out", type=Path, default=None, help="directory of the runs (default: runs/SLUG/TIER)")
+    command.add_argument("--publish", action="store_true", help="write the results under reproductions/")
+    command.set_defaults(run=reproduce)
+
+    command = commands.add_parser(
+        "sweep", help="run the ablations of a technique (its second config), without notebook"
+    )
+    command.add_argument("slug", metavar="SLUG")
+    command.add_argument("--tier", default="tiny")
+    command.add_argument("--variant", default="ablations", help="config reproductions/SLUG/TIER-VARIANT.yaml")
+    command.add_argument("--seeds", default=None, metavar="0-4", help="default: the seeds the claim registers")
+    command.add_argument("--jobs", type=int, default=None)
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    command.add_argument("--publish", action="store_true", help="write the results under reproductions/")
+    command.set_defaults(run=sweep)
+
+    command = commands.add_parser("claims", help="every registered claim and its verdict from committed results")
+    command.add_argument("--json", action="store_true", help="machine-readable, documented in README.md")
+    command.set_defaults(run=claims)
+
+    command = commands.add_parser("report", help="regenerate every table that quotes results")
+    command.add_argument("--check", action="store_true", help="write nothing; fail if something is out of date")
+    command.set_defaults(run=report)
+
+    command = commands.add_parser("bases", help="the checkpoints that runs start from")
+    actions = command.add_subparsers(required=True, metavar="action")
+    action = actions.add_parser("list", help="shipped bases and what they can do")
+    action.set_defaults(run=bases_list)
+    action = actions.add_parser("build", help="make a base again from its recipe")
+    action.add_argument("name", metavar="NAME")
+    action.add_argument("--out", type=Path, default=None, help="directory (default: bases/NAME)")
+    action.set_defaults(run=bases_build)
+
+    command = commands.add_parser("doctor", help="can this machine run each tier, and what is missing?")
+    command.set_defaults(run=doctor)
+    return parser
+
+
+def list_techniques(options: argparse.Namespace) -> None:
+    from minirl.experiments.registry import techniques
+    from minirl.experiments.report import claim_entry
+
+    rows = []
+    for item in techniques():
+        settled = {tier: entry["verdict"] for tier in item.tiers() if (entry := claim_entry(item, tier))}
+        rows.append((item, settled))
+    if options.json:
+        listing = [
+            {"slug": t.slug, "family": t.family, "title": t.title, "tiers": t.tiers(), "verdicts": settled}
+            for t, settled in rows
+        ]
+        print(json.dumps({"schema": 1, "techniques": listing}, indent=1))
+        return
+    for t, settled in rows:
+        verdicts = ", ".join(f"{tier}: {verdict}" for tier, verdict in settled.items()) or "not run yet"
+        print(f"{t.slug:<16} {t.family:<16} tiers {', '.join(t.tiers())} · {verdicts}\n    {t.title}")
+
+
+def reproduce(options: argparse.Namespace) -> int:
+    from minirl.experiments import runner
+    from minirl.experiments.claims import load_claim
+    from minirl.experiments.registry import technique
+    from minirl.experiments.report import claim_path, publish, seed_table
+    from minirl.experiments.run import load_experiment
+    from minirl.experiments.rundir import read_json
+
+    status = 0
+    for slug in options.slugs:
+        claim = claim_path(technique(slug), "tiny")
+        seeds = runner.parse_seeds(options.seeds) if options.seeds else list(load_claim(claim).seeds)
+        jobs = runner.reproduce(
+            slug,
+            options.tier,
+            seeds,
+            jobs=options.jobs,
+            resume=options.resume,
+            overrides=options.set,
+            out=options.out,
+        )
+        budget = load_experiment(slug, options.tier, options.set).budget
+        for job in jobs:
+            results = read_json(job.results)
+            print(f"\n{seed_table(slug, results)}")
+            warning = runner.over_budget(results, budget.core_s, budget.peak_mb)
+            if warning:
+                print(f"minirl: {warning}", file=sys.stderr)
+                status = 1
+        for job in jobs:
+            print(f"seed {job.seed}: notebook {runner.shown(job.notebook)}")
+            print(f"        page     {runner.shown(job.notebook.with_suffix('.html'))}")
+            print(f"        figure   {runner.shown(job.directory / 'figure.png')}")
+        if options.publish:
+            print(f"published to {runner.shown(publish(slug, options.tier, [job.directory for job in jobs]))}")
+    return status
+
+
+def sweep(options: argparse.Namespace) -> None:
+    from minirl.experiments import runner
+    from minirl.experiments.claims import load_claim
+    from minirl.experiments.registry import technique
+    from minirl.experiments.report import claim_path, publish
+
+    claim = load_claim(claim_path(technique(options.slug), "tiny"))
+    seeds = runner.parse_seeds(options.seeds) if options.seeds else list(claim.seeds)
+    directories = runner.sweep(
+        options.slug, options.tier, options.variant, seeds, jobs=options.jobs, overrides=options.set
+    )
+    for directory in directories:
+        print(runner.shown(directory))
+    if options.publish:
+        print(f"published to {runner.shown(publish(options.slug, options.tier, directories, options.variant))}")
+
+
+def claims(options: argparse.Namespace) -> None:
+    from minirl.experiments.claims import render_verdict_table
+    from minirl.experiments.report import all_entries, unsettled_claims
+
+    entries = all_entries()
+    if options.json:
+        print(json.dumps({"schema": 1, "claims": entries}, indent=1))
+        return
+    for entry in entries:
+        stale = " · STALE: rerun it" if entry["stale"] else ""
+        print(f"{entry['slug']} ({entry['tier']}): {entry['verdict']}{stale}\n{entry['statement']}\n")
+        print(render_verdict_table(entry))
+    for name in unsettled_claims():
+        print(f"{name}: registered, no committed results yet")
+
+
+def report(options: argparse.Namespace) -> int:
+    from minirl.experiments.report import regenerate
+
+    changed = regenerate(check=options.check)
+    for path in changed:
+        print(f"{'out of date' if options.check else 'written'}: {path.name} in {path.parent.name}/")
+    if options.check and changed:
+        print("minirl: run `minirl report` and commit", file=sys.stderr)
+        return 1
+    return 0
+
+
+def bases_list(options: argparse.Namespace) -> None:  # noqa: ARG001
+    from minirl.experiments.rundir import read_json
+    from minirl.policy.models import SHIPPED, base_names
+
+    for name in base_names():
+        card = read_json(SHIPPED / name / "card.json")
+        print(name)
+        for key, value in card.items():
+            print(f"    {key:<28} {value}")
+
+
+def bases_build(options: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from minirl.experiments.bases import build_base, load_recipe, save_base
+    from minirl.policy.models import SHIPPED
+
+    recipe = load_recipe(options.name)
+    with tqdm(total=recipe.steps, unit="step", desc=options.name) as bar:
+
+        def progress(step: int, loss: float) -> None:
+            bar.update(step - bar.n)
+            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+
+        policy = build_base(recipe, progress)
+    out = options.out or Path("bases") / options.name
+    card = save_base(policy, SHIPPED / options.name / "recipe.yaml", out)
+    print(f"written to {out}\n{json.dumps(card, indent=1)}")
+
+
+def doctor(options: argparse.Namespace) -> int:  # noqa: ARG001
+    from minirl.experiments.doctor import diagnose
+
+    lines, healthy = diagnose()
+    print("\n".join(lines))
+    return 0 if healthy else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

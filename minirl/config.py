@@ -1,0 +1,214 @@
+"""Strict typed configuration: YAML files with ``extends``, overrides, and errors that say what to type instead.
+
+Every config is a frozen pydantic model that forbids unknown keys. A mistake anywhere (file, ``--set``, notebook
+parameter) ends in one :class:`ConfigError` that names the key, where it stands, and the nearest valid key.
+"""
+
+import difflib
+import types
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+
+from minirl.errors import ConfigError
+
+Tier = Literal["smoke", "tiny", "small", "large"]
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Strict(BaseModel):
+    """Base of every config: unknown keys are errors, values do not change after loading, no NaN or infinity."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class TaskConfig(Strict):
+    """Which problems: a task of :mod:`minirl.tasks` at one difficulty level."""
+
+    name: str
+    level: PositiveInt = 1
+
+
+class TrainConfig(Strict):
+    """Settings shared by all arms of an experiment, so that arms differ only in their method.
+
+    ``updates`` optimiser steps, each on ``prompts`` × ``samples`` episodes of ``turns`` attempts, in
+    ``micro_batches`` pieces (which changes memory, not the result). ``feedback`` is the grade of
+    :meth:`minirl.tasks.Task.feedback` between attempts.
+    """
+
+    updates: PositiveInt
+    prompts: PositiveInt
+    samples: int = Field(ge=2, description="attempts per prompt; the group baseline needs at least two")
+    turns: PositiveInt = 1
+    temperature: PositiveFloat = 1.0
+    feedback: Literal["nudge", "binary"] = "nudge"
+    learning_rate: PositiveFloat
+    warmup: int = Field(default=0, ge=0, description="updates over which the learning rate rises linearly")
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: PositiveFloat = 1.0
+    micro_batches: PositiveInt = 1
+    checkpoint_every: PositiveInt = 50
+
+
+class EvaluationConfig(Strict):
+    """Held-out items, the same for every arm and seed. ``seed`` must differ from that of any training item."""
+
+    items: PositiveInt
+    seed: int = Field(ge=0)
+    batch: PositiveInt = 256
+    temperature: float = Field(default=1.0, ge=0, description="0 decodes greedily")
+
+
+class BudgetConfig(Strict):
+    """What one seed of this tier (all arms) may cost; exceeding it 1.5 times is an error."""
+
+    core_s: PositiveFloat
+    peak_mb: PositiveFloat
+
+
+class Experiment(Strict):
+    """A reproduction at one tier: one base, one task, one training budget, several arms."""
+
+    slug: str
+    tier: Tier
+    base: str
+    task: TaskConfig
+    train: TrainConfig
+    evaluation: EvaluationConfig
+    budget: BudgetConfig
+    arms: dict[str, dict[str, Any]] = Field(min_length=1)
+    threads: PositiveInt = 1
+    device: str = "cpu"
+
+
+def nearest(word: str, candidates: Iterable[str]) -> str:
+    """`` Did you mean 'x'?`` or, if nothing is close, the list of what there is."""
+    candidates = sorted(candidates)
+    close = difflib.get_close_matches(word, candidates, n=1, cutoff=0.5)
+    if close:
+        return f" Did you mean {close[0]!r}?"
+    return f" There is: {', '.join(candidates)}." if candidates else ""
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Safe YAML that refuses a key given twice; plain YAML silently keeps the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.MarkedYAMLError(problem=f"key {key!r} is given twice", problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def load_yaml(path: Path, _seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The mapping in ``path``, merged over the file its ``extends`` key names (relative to ``path``).
+
+    Raises :class:`ConfigError` for a missing or unreadable file, bad YAML, a repeated key or a circle of extends.
+    """
+    path = Path(path)
+    if path.resolve() in _seen:
+        raise ConfigError(f"{path}: 'extends' goes round in a circle: {' → '.join(p.name for p in _seen)}")
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: expected 'key: value' lines, found {type(data).__name__}")
+    parent = data.pop("extends", None)
+    if parent is None:
+        return data
+    return merge(load_yaml(path.parent / str(parent), (*_seen, path.resolve())), data)
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``over`` laid on ``base``: mappings merge key by key, everything else is replaced; None removes a key."""
+    merged = dict(base)
+    for key, value in over.items():
+        if value is None:
+            merged.pop(key, None)
+        elif isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def parse_overrides(pairs: Iterable[str] | Mapping[str, Any]) -> dict[str, Any]:
+    """``["train.updates=10", …]`` or ``{"train.updates": 10}`` as a nested mapping.
+
+    Values are read as YAML (``1e-3`` becomes a number when the field is one). Raises :class:`ConfigError`.
+    """
+    if not isinstance(pairs, Mapping):
+        split = {}
+        for pair in pairs:
+            key, sign, value = pair.partition("=")
+            if not sign or not key.strip():
+                raise ConfigError(f"override {pair!r} is not of the form key=value, e.g. train.updates=10")
+            try:
+                split[key.strip()] = yaml.safe_load(value)
+            except yaml.YAMLError as error:
+                raise ConfigError(f"override {key!r}: the value {value!r} is not valid YAML") from error
+        pairs = split
+    nested: dict[str, Any] = {}
+    for key, value in pairs.items():
+        *path, last = str(key).split(".")
+        leaf: dict[str, Any] = {last: value}
+        for part in reversed(path):
+            leaf = {part: leaf}
+        nested = merge(nested, leaf)
+    return nested
+
+
+def validate(model: type[Model], data: Any, source: str) -> Model:
+    """``data`` as a ``model``. Raises :class:`ConfigError` that lists every mistake, one a line, with ``source``."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        lines = [_explain(model, problem) for problem in error.errors()]
+        raise ConfigError(f"{source}: " + "\n  ".join(lines)) from error
+
+
+def load_model(path: Path, model: type[Model]) -> Model:
+    """The YAML file ``path`` as a ``model``. Raises :class:`ConfigError`."""
+    return validate(model, load_yaml(path), str(path))
+
+
+def _explain(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
+    """One pydantic problem in plain words."""
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location) or "(whole file)"
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {key!r}.{nearest(location[-1], _fields_at(model, location[:-1]))}"
+    if problem["type"] == "missing":
+        return f"key {key!r} is missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"key {key!r}: {message[0].lower() + message[1:]} (got {_short(problem['input'])})"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}…"
+
+
+def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
+    """Field names of the model that lies at ``path`` inside ``model``."""
+    current: Any = model
+    for part in path:
+        if isinstance(current, type) and issubclass(current, BaseModel):
+            field = current.model_fields.get(part)
+            current = field.annotation if field else None
+        else:
+            arguments = get_args(current)  # dict[str, X], list[X]
+            current = arguments[-1] if arguments else None
+        if get_origin(current) in (Union, types.UnionType):
+            current = next((a for a in get_args(current) if a is not type(None)), None)
+    return list(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else []

@@ -1,0 +1,136 @@
+"""Bases: the checkpoints that runs start from, and the recipes that make them.
+
+A base stands for a pretrained model: it has read many episodes of its task, careless ones included, and imitates them.
+Two dials make it useful for studying self-improvement: how often the text slips (competence) and what a second attempt
+looks like in it (mostly a repetition, sometimes a new try). ``shipped/<name>/`` holds the weights in bfloat16, the
+recipe, and a card with the measured competence.
+"""
+
+import json
+import random
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from minirl.config import Strict, TaskConfig, load_model, nearest
+from minirl.errors import ConfigError
+from minirl.evaluation.correction import evaluate_correction
+from minirl.objectives.supervised import cross_entropy
+from minirl.policy.logprobs import pad_rows, token_logprobs
+from minirl.policy.models import Policy, base_directory, base_names, load_policy, tiny_llama
+from minirl.tasks import Item, Task, get
+
+CORPUS_SEED = 1_000_003  # items of this seed belong to pretraining; runs and evaluations use others
+
+
+class Recipe(Strict):
+    """How a base is made: a fresh small Llama imitates two-attempt episodes.
+
+    ``slip`` is the probability that a character of the first attempt is replaced by a random one, ``second_slip`` the
+    same for a second attempt that is not a repetition, ``repeat`` the probability that it is one.
+    """
+
+    task: TaskConfig
+    hidden: PositiveInt
+    layers: PositiveInt
+    heads: PositiveInt
+    steps: PositiveInt
+    batch: PositiveInt = 256
+    learning_rate: PositiveFloat = 2e-3
+    warmup: PositiveInt = 100
+    slip: float = Field(ge=0, le=1)
+    second_slip: float = Field(ge=0, le=1)
+    repeat: float = Field(ge=0, le=1)
+    seed: int = 0
+
+
+def load_recipe(name: str) -> Recipe:
+    """The recipe of a shipped base. Raises :class:`ConfigError` for an unknown name."""
+    directory = base_directory(name)
+    if directory is None:
+        raise ConfigError(f"unknown base {name!r}.{nearest(name, base_names())}")
+    return load_model(directory / "recipe.yaml", Recipe)
+
+
+def slip(answer: str, probability: float, symbols: str, rng: random.Random) -> str:
+    """``answer`` with every character replaced by a random one of ``symbols`` with the given probability."""
+    return "".join(rng.choice(symbols) if rng.random() < probability else c for c in answer)
+
+
+def episode(policy: Policy, task: Task, item: Item, recipe: Recipe, rng: random.Random) -> tuple[list[int], list[int]]:
+    """One two-attempt training text: token ids, and 1 where a token belongs to an attempt (0: prompt, nudge)."""
+    symbols = sorted(set(item.answer)) if not item.answer.isdigit() else "0123456789"
+    first = slip(item.answer, recipe.slip, "".join(symbols), rng)
+    repeated = rng.random() < recipe.repeat
+    second = first if repeated else slip(item.answer, recipe.second_slip, "".join(symbols), rng)
+    ids: list[int] = []
+    own: list[int] = []
+    parts = [(item.prompt, False), (first, True), (task.feedback(item, first), False), (second, True)]
+    for text, is_attempt in parts:
+        tokens = policy.encode_prompt(text) + ([policy.stop_id] if is_attempt else [])
+        ids += tokens
+        own += [int(is_attempt)] * len(tokens)
+    return ids, own
+
+
+def build_base(recipe: Recipe, progress: Callable[[int, float], None] = lambda step, loss: None) -> Policy:
+    """Train a base from scratch. Deterministic for one thread; ``progress(step, loss)`` is called every step."""
+    task = get(recipe.task.name)
+    policy = tiny_llama(recipe.hidden, recipe.layers, recipe.heads, seed=recipe.seed)
+    optimizer = torch.optim.AdamW(policy.model.parameters(), betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+    rng = random.Random(recipe.seed)
+    for step in range(recipe.steps):
+        first = step * recipe.batch
+        items = task.items(CORPUS_SEED + recipe.seed, range(first, first + recipe.batch), recipe.task.level)
+        rows, own = zip(*(episode(policy, task, item, recipe, rng) for item in items), strict=True)
+        ids, _ = pad_rows(list(rows), policy.pad_id, policy.device)
+        learn = pad_rows(list(own), 0, policy.device)[0].bool()[:, 1:]
+        logprobs = token_logprobs(policy.logits(ids)[:, :-1], ids[:, 1:])
+        loss, _ = cross_entropy(logprobs, learn, int(learn.sum()))
+        # Linear warm-up, then linear decay to 2 %: the cheap schedule that small models like.
+        rate = min(1.0, (step + 1) / recipe.warmup) * (1 - 0.98 * step / recipe.steps)
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * rate
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(policy.model.parameters(), 1.0)
+        optimizer.step()
+        progress(step + 1, loss.item())
+    return policy
+
+
+def measure_base(policy: Policy, recipe: Recipe, items: int = 1024) -> dict[str, float]:
+    """Competence of a base on its own task, on items that neither recipe nor runs train on."""
+    task = get(recipe.task.name)
+    problems = task.items(CORPUS_SEED - 1, range(items), recipe.task.level)
+    card = {}
+    for label, temperature in (("sampled", 1.0), ("greedy", 0.0)):
+        evaluation, _ = evaluate_correction(policy, task, problems, seed=0, temperature=temperature)
+        for metric in ("accuracy@1", "accuracy@2", "copy_rate", "copy_rate_wrong"):
+            card[f"{label}/{metric}"] = round(evaluation.metrics[metric], 4)
+    card["parameters"] = sum(p.numel() for p in policy.model.parameters())
+    return card
+
+
+def save_base(policy: Policy, recipe_file: Path, directory: Path) -> dict[str, float]:
+    """Write weights (bfloat16), tokenizer, recipe and card to ``directory``, which appears complete or not at all.
+
+    The card describes the rounded weights, which are what runs start from. Returns it.
+    """
+    recipe = load_model(recipe_file, Recipe)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory.parent) as scratch:
+        made = Path(scratch) / "base"
+        policy.model.to(torch.bfloat16)
+        policy.save(made)
+        shutil.copyfile(recipe_file, made / "recipe.yaml")
+        card = measure_base(load_policy(made), recipe)
+        (made / "card.json").write_text(json.dumps(card, indent=1) + "\n")
+        if directory.exists():
+            shutil.rmtree(directory)
+        made.rename(directory)
+    return card

@@ -1,0 +1,111 @@
+"""The registry: which techniques there are, read off the files themselves.
+
+A technique is at home in four places under one slug. Nothing is registered by hand, so nothing can be forgotten.
+"""
+
+import builtins
+import importlib
+import keyword
+from dataclasses import dataclass
+from pathlib import Path
+
+import minirl
+from minirl.config import nearest
+from minirl.errors import ConfigError
+
+FAMILIES = ("self_correction", "critique", "self_play", "curriculum", "self_evolution")
+
+
+def project_root() -> Path:
+    """Directory of the repository that the installed package belongs to, whatever the working directory.
+
+    Raises :class:`ConfigError` if minirl was installed without its repository.
+    """
+    root = Path(minirl.__file__).resolve().parent.parent
+    if not (root / "reproductions").is_dir():
+        raise ConfigError(
+            f"no reproductions/ beside {root / 'minirl'}: minirl was installed without its repository. "
+            f"Clone it and install with `pip install -e .`"
+        )
+    return root
+
+
+@dataclass(frozen=True)
+class Technique:
+    """One technique and where its four parts are."""
+
+    slug: str
+    family: str
+
+    @property
+    def module(self) -> Path:
+        return project_root() / "minirl" / "techniques" / self.family / f"{module_name(self.slug)}.py"
+
+    @property
+    def notebook(self) -> Path:
+        return project_root() / "notebooks" / self.family / f"{self.slug}.ipynb"
+
+    @property
+    def reproduction(self) -> Path:
+        return project_root() / "reproductions" / self.slug
+
+    @property
+    def test(self) -> Path:
+        return project_root() / "tests" / "techniques" / f"test_{module_name(self.slug)}.py"
+
+    @property
+    def title(self) -> str:
+        """First line of the module's docstring."""
+        return load_module(self).__doc__.strip().splitlines()[0].rstrip(".")
+
+    def tiers(self) -> list[str]:
+        """Tiers that have a config, smallest first."""
+        return [tier for tier in ("smoke", "tiny", "small", "large") if (self.reproduction / f"{tier}.yaml").exists()]
+
+
+def module_name(slug: str) -> str:
+    """Python name of a slug: ``-`` becomes ``_``; keywords and builtins get a trailing ``_``."""
+    name = slug.replace("-", "_")
+    return f"{name}_" if keyword.iskeyword(name) or hasattr(builtins, name) else name
+
+
+def techniques() -> list[Technique]:
+    """All techniques that have a module, in the order of families."""
+    found = []
+    for family in FAMILIES:
+        folder = project_root() / "minirl" / "techniques" / family
+        for path in sorted(folder.glob("[a-z]*.py")):
+            slug = path.stem.rstrip("_").replace("_", "-")
+            found.append(Technique(slug, family))
+    return found
+
+
+def technique(slug: str) -> Technique:
+    """The technique called ``slug``. Raises :class:`ConfigError` with the nearest one."""
+    known = {t.slug: t for t in techniques()}
+    if slug not in known:
+        raise ConfigError(f"unknown technique {slug!r}.{nearest(slug, known)}")
+    return known[slug]
+
+
+def load_module(item: Technique):
+    """The technique's Python module."""
+    return importlib.import_module(f"minirl.techniques.{item.family}.{module_name(item.slug)}")
+
+
+def method_class(name: str) -> type:
+    """The :class:`~minirl.techniques.base.Method` that configs call ``name``. Raises :class:`ConfigError`."""
+    from minirl.techniques import baselines  # noqa: F401 – importing defines its methods
+    from minirl.techniques.base import Method
+
+    for item in techniques():
+        load_module(item)
+    known: dict[str, type] = {}
+    pending = list(Method.__subclasses__())
+    while pending:
+        cls = pending.pop()
+        known[cls.name] = cls
+        pending += cls.__subclasses__()
+    if name not in known:
+        raise ConfigError(f"unknown method {name!r}.{nearest(name, known)}")
+    return known[name]

@@ -1,0 +1,188 @@
+"""The training loops that techniques plug into.
+
+A technique describes itself as a list of phases (:mod:`minirl.techniques.base`). The loops do the rest and no
+mathematics: sample problems → roll out → credit →
+objective → optimiser step → one record of metrics.
+
+Loops are generators: one record per update, and between two records the :class:`Learner` is in a state that can be
+saved. All randomness of update u is derived from (seed, u), so a resumed run draws what the undisturbed one would.
+"""
+
+import copy
+import hashlib
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from minirl.config import TaskConfig, TrainConfig
+from minirl.errors import TrainingError
+from minirl.objectives.kl import estimated_kl, exact_kl, kl_penalty
+from minirl.objectives.policy_gradient import reinforce
+from minirl.objectives.supervised import cross_entropy
+from minirl.policy.logprobs import entropy, token_logprobs
+from minirl.policy.models import Policy
+from minirl.rollouts.episodes import Rollouts, roll_out
+from minirl.tasks import Item, get
+from minirl.techniques.base import Credit, OnlinePhase, Phase, SupervisedPhase
+
+Record = dict[str, Any]
+EXACT_KL_VOCABULARY = 512  # above this many tokens [B, L, V] log-probs of two models are no longer cheap
+
+
+class Learner:
+    """A policy being trained, its frozen reference, and the optimiser; all that a checkpoint has to hold."""
+
+    def __init__(self, policy: Policy, task: TaskConfig, train: TrainConfig, seed: int) -> None:
+        self.policy, self.task, self.level = policy, get(task.name), task.level
+        self.train, self.seed = train, seed
+        self.reference = Policy(copy.deepcopy(policy.model).requires_grad_(False), policy.tokenizer, policy.name)
+        self.parameters = [p for p in policy.model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=train.learning_rate, weight_decay=train.weight_decay, fused=True
+        )
+        self.updates_done = 0
+        self.generated_tokens = 0
+
+    def problems(self, update: int, count: int) -> list[Item]:
+        """The ``count`` training items of ``update``; every update sees fresh ones."""
+        seed = derive_seed(self.seed, "problems")
+        return self.task.items(seed, range(update * count, (update + 1) * count), self.level)
+
+    def generator(self, update: int, purpose: str) -> torch.Generator:
+        """Random numbers that depend on (run seed, update, purpose) and on nothing that happened before."""
+        return torch.Generator().manual_seed(derive_seed(self.seed, purpose, update))
+
+    def step(self, losses: Iterator[Tensor]) -> dict[str, float]:
+        """One optimiser step on the sum of ``losses``, which are backpropagated one after the other."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.train.learning_rate * min(1.0, (self.updates_done + 1) / (self.train.warmup + 1))
+        self.optimizer.zero_grad(set_to_none=True)
+        for loss in losses:
+            loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.train.max_grad_norm).item()
+        if not math.isfinite(norm):
+            raise TrainingError(
+                f"update {self.updates_done}: the gradient is {norm}. The policy on disk is the last checkpoint. "
+                f"Lower train.learning_rate, or rerun with --resume to reach the same update with seed {self.seed}."
+            )
+        self.optimizer.step()
+        self.updates_done += 1
+        return {"grad_norm": norm}
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A 63-bit seed from any parts, well mixed: neighbouring run seeds share nothing."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def run_phases(learner: Learner, phases: list[Phase]) -> Iterator[Record]:
+    """All phases in turn, one record per update, continuing where ``learner.updates_done`` says."""
+    first = 0
+    for phase in phases:
+        last = first + phase.updates
+        if learner.updates_done < last:
+            if isinstance(phase, OnlinePhase):
+                records = online(learner, phase, last)
+            else:
+                records = supervised(learner, phase, first, last)
+            for record in records:
+                yield {
+                    "update": learner.updates_done,
+                    "phase": phase.name,
+                    "generated_tokens": learner.generated_tokens,
+                    **record,
+                }
+        first = last
+
+
+def online(learner: Learner, phase: OnlinePhase, last: int) -> Iterator[Record]:
+    """Policy-gradient updates ``learner.updates_done`` … ``last`` − 1 on fresh rollouts."""
+    train = learner.train
+    for update in range(learner.updates_done, last):
+        rollouts = roll_out(
+            learner.policy,
+            learner.task,
+            learner.problems(update, train.prompts),
+            turns=train.turns,
+            samples=train.samples,
+            generator=learner.generator(update, "sampling"),
+            temperature=train.temperature,
+            feedback=train.feedback,
+        )
+        learner.generated_tokens += rollouts.generated_tokens()
+        stats = rollout_stats(rollouts)
+        if phase.shuffle_scores:
+            order = torch.randperm(len(rollouts.items), generator=learner.generator(update, "shuffle"))
+            rollouts.scores = rollouts.scores[order.to(rollouts.scores.device)]
+        credit = phase.credit(rollouts)
+        losses: dict[str, float] = {}
+        norm = learner.step(policy_losses(learner, rollouts, credit, losses))
+        yield {**stats, **credit.stats, **losses, **norm}
+
+
+def policy_losses(learner: Learner, rollouts: Rollouts, credit: Credit, stats: dict[str, float]) -> Iterator[Tensor]:
+    """The loss of every micro-batch; they add up to the loss of the whole batch, whose values end up in ``stats``.
+
+    The normalisers (episodes, own tokens) are those of the whole batch: token weights do not depend on the split.
+    """
+    policy, reference = learner.policy, learner.reference
+    episodes, own_tokens = len(rollouts.items), rollouts.generated_tokens()
+    size = math.ceil(episodes / learner.train.micro_batches)
+    temperature = learner.train.temperature
+    for rows in torch.arange(episodes, device=rollouts.ids.device).split(size):
+        ids, own = rollouts.ids[rows], rollouts.own[rows, 1:]
+        advantages, coefficients = credit.advantages[rows, 1:], credit.kl[rows, 1:]
+        logits = policy.logits(ids)[:, :-1] / temperature  # position t predicts token t + 1
+        logprobs = token_logprobs(logits, ids[:, 1:])
+        loss, parts = reinforce(logprobs, advantages, own, episodes)
+        with torch.no_grad():
+            reference_logits = reference.logits(ids)[:, :-1] / temperature
+        if logits.shape[-1] <= EXACT_KL_VOCABULARY:
+            kl = exact_kl(logits, reference_logits)
+        else:
+            kl = estimated_kl(logprobs, token_logprobs(reference_logits, ids[:, 1:]))
+        loss = loss + kl_penalty(kl, coefficients, own, episodes)
+        with torch.no_grad():
+            parts["entropy"] = entropy(logits)[own].sum().item() / own_tokens
+            for turn in range(rollouts.scores.shape[1]):
+                in_turn = rollouts.turn[rows, 1:] == turn
+                parts[f"kl@{turn + 1}"] = kl[in_turn].sum().item() / episodes
+        for name, value in parts.items():
+            stats[name] = stats.get(name, 0.0) + value
+        yield loss
+
+
+def supervised(learner: Learner, phase: SupervisedPhase, first: int, last: int) -> Iterator[Record]:
+    """Imitation updates ``learner.updates_done`` … ``last`` − 1 on minibatches of ``phase.collect``'s examples.
+
+    The examples depend on the frozen reference and the seed alone, so a resumed run collects the same ones again.
+    """
+    examples = phase.collect(learner)
+    if learner.updates_done == first:
+        learner.generated_tokens += examples.generated_tokens
+    batch = learner.train.prompts * learner.train.samples
+    for update in range(learner.updates_done, last):
+        rows = torch.randint(len(examples.ids), (batch,), generator=learner.generator(update, "minibatch"))
+        ids, learn = examples.ids[rows], examples.learn[rows, 1:]
+        losses: dict[str, float] = {}
+
+        def loss(ids: Tensor = ids, learn: Tensor = learn, losses: dict[str, float] = losses) -> Iterator[Tensor]:
+            logprobs = token_logprobs(learner.policy.logits(ids)[:, :-1], ids[:, 1:])
+            value, stats = cross_entropy(logprobs, learn, int(learn.sum()))
+            losses.update(stats)
+            yield value
+
+        yield {**learner.step(loss()), **losses}
+
+
+def rollout_stats(rollouts: Rollouts) -> dict[str, float]:
+    """``accuracy@t`` per turn and, with several turns, ``copy_rate``: last attempt equal to the one before."""
+    stats = {f"accuracy@{t + 1}": score for t, score in enumerate(rollouts.scores.mean(0).tolist())}
+    if rollouts.scores.shape[1] > 1:
+        copied = [answers[-1] == answers[-2] for answers in rollouts.answers]
+        stats["copy_rate"] = sum(copied) / len(copied)
+    return stats

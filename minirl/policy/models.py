@@ -1,0 +1,136 @@
+"""Policies: a causal language model, its tokenizer, and how a conversation becomes token ids."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from minirl.errors import MinirlError
+from minirl.policy import fast
+from minirl.policy.tokenizer import char_tokenizer
+
+SHIPPED = Path(__file__).parent / "shipped"
+
+
+def base_names() -> list[str]:
+    """Names of the bases that ship with minirl."""
+    return sorted(path.parent.name for path in SHIPPED.glob("*/recipe.yaml"))
+
+
+def base_directory(name: str) -> Path | None:
+    """Directory of the shipped base ``name``, or None if there is no such base."""
+    return SHIPPED / name if name in base_names() else None
+
+
+@dataclass
+class Policy:
+    """A model with its tokenizer. Everything downstream works on the token ids that the ``encode_*`` methods return.
+
+    With a chat template (hub models) prompts and feedback are user messages of one conversation; without (the
+    from-scratch bases) they are plain text around the attempts.
+    """
+
+    model: Any  # a PreTrainedModel, possibly wrapped by PEFT
+    tokenizer: Any  # a PreTrainedTokenizerBase
+    name: str = ""
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def stop_id(self) -> int:
+        return self.tokenizer.eos_token_id
+
+    @property
+    def pad_id(self) -> int:
+        pad = self.tokenizer.pad_token_id
+        return self.stop_id if pad is None else pad
+
+    @property
+    def has_template(self) -> bool:
+        return self.tokenizer.chat_template is not None
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Token ids of the first user message, up to where the policy's attempt begins."""
+        if self.has_template:
+            text = self._render([{"role": "user", "content": text}])
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def encode_feedback(self, text: str) -> list[int]:
+        """Token ids between an attempt (which ends with the stop token) and the next one."""
+        if self.has_template:
+            # Render a whole exchange and keep what follows the attempt: the only way to learn from an arbitrary
+            # template what it puts between two turns.
+            attempt = "\x00attempt\x00"
+            turns = [("user", "q"), ("assistant", attempt), ("user", text)]
+            rendered = self._render([{"role": role, "content": content} for role, content in turns])
+            text = rendered.split(attempt, 1)[1].removeprefix(self.tokenizer.eos_token)
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def _render(self, messages: list[dict[str, str]]) -> str:
+        return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+    def decode(self, ids: list[int]) -> str:
+        """Text of an attempt, without special tokens."""
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
+
+    def logits(self, ids: Tensor) -> Tensor:
+        """Logits [B, T, V] in float32 for right-padded ids [B, T]; differentiable."""
+        if fast.supports(self.model):
+            return fast.forward(self.model, ids)
+        # Right padding needs no mask under causal attention; positions count from 0 in every row.
+        return self.model(input_ids=ids, use_cache=False).logits.float()
+
+    def save(self, directory: Path) -> None:
+        """Write a Hugging Face directory that ``from_pretrained`` (and everyone else) reads."""
+        self.model.save_pretrained(directory)
+        self.tokenizer.save_pretrained(directory)
+
+
+def tiny_llama(hidden: int, layers: int, heads: int, max_length: int = 128, seed: int = 0) -> Policy:
+    """A freshly initialised small Llama with the character tokenizer; reproducible by ``seed``."""
+    tokenizer = char_tokenizer()
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=max_length,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+    return Policy(model.eval(), tokenizer, "tiny-llama")
+
+
+def load_policy(source: str | Path, device: str = "cpu") -> Policy:
+    """Load a shipped base by name, a local directory in hub format, or a hub model.
+
+    Raises :class:`MinirlError` if the source cannot be read, has no usable tokenizer, or its vocabulary is larger than
+    the model's embedding.
+    """
+    path = base_directory(str(source)) or Path(source)
+    target = str(path) if path.exists() else str(source)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(target)
+        model: Any = AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32, use_safetensors=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise MinirlError(
+            f"cannot load a model from {source!r}: not a shipped base (`minirl bases list`), not a directory with "
+            f"config.json, model.safetensors and tokenizer, and not reachable on the hub.\n  {error}"
+        ) from error
+    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+        raise MinirlError(f"{source!r}: the tokenizer has more tokens ({len(tokenizer)}) than the model's embedding")
+    if tokenizer.eos_token_id is None:
+        raise MinirlError(f"{source!r}: the tokenizer has no end-of-sequence token, so attempts could not end")
+    return Policy(model.to(device).eval(), tokenizer, str(source))

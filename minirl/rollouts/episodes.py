@@ -1,0 +1,146 @@
+"""Episodes: what the policy wrote in context, which tokens were its own, and how each attempt scored."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from minirl.policy.logprobs import pad_rows
+from minirl.policy.models import Policy
+from minirl.policy.sampler import complete, make_decoder
+from minirl.tasks.base import Item, Task
+
+CONTEXT = -1  # value of Rollouts.turn where a token is prompt, feedback or padding
+
+
+@dataclass
+class Rollouts:
+    """A batch of episodes with up to ``turns`` attempts each, right-padded to a common length L.
+
+    ========== ========== =========================================================================
+    field      shape      meaning
+    ========== ========== =========================================================================
+    ids        [B, L]     prompt, attempt 1, feedback, attempt 2, …
+    turn       [B, L]     which attempt a token belongs to (0, 1, …), or ``CONTEXT``
+    logprobs   [B, L]     log-prob under which an own token was sampled; 0 elsewhere
+    scores     [B, turns] score of each attempt, in [0, 1]
+    group      [B]        index of the prompt; attempts at the same prompt are neighbours
+    answers    B × turns  text of each attempt
+    items      B          the problem each row works on
+    ========== ========== =========================================================================
+    """
+
+    ids: Tensor
+    turn: Tensor
+    logprobs: Tensor
+    scores: Tensor
+    group: Tensor
+    answers: list[list[str]]
+    items: list[Item]
+
+    @property
+    def own(self) -> Tensor:
+        """[B, L] bool: tokens the policy wrote, the only ones that are ever trained on."""
+        return self.turn >= 0
+
+    def generated_tokens(self) -> int:
+        """Number of tokens the policy wrote, the unit in which budgets are compared."""
+        return int(self.own.sum())
+
+    def records(self) -> list[dict]:
+        """One dictionary per row, for ``datasets`` and for the rollout viewer."""
+        return [
+            {
+                "prompt": item.prompt,
+                "reference": item.answer,
+                "attempts": answers,
+                "scores": scores,
+                "group": group,
+            }
+            for item, answers, scores, group in zip(
+                self.items, self.answers, self.scores.tolist(), self.group.tolist(), strict=True
+            )
+        ]
+
+
+@torch.no_grad()
+def roll_out(
+    policy: Policy,
+    task: Task,
+    items: list[Item],
+    *,
+    turns: int = 1,
+    samples: int = 1,
+    generator: torch.Generator | None = None,
+    temperature: float = 1.0,
+    feedback: str = "nudge",
+    max_new_tokens: int | None = None,
+) -> Rollouts:
+    """Let the policy attempt every item ``samples`` times, over ``turns`` turns with feedback in between.
+
+    Without ``generator`` decoding is greedy. ``feedback`` is the grade of ``task.feedback``. The prompt is prefilled
+    once per item; token ids are kept from turn to turn and never decoded and encoded again.
+    """
+    limit = max_new_tokens or 1 + max(task.max_answer_chars(item.level) for item in items)
+    device = policy.device
+    batch = len(items) * samples
+    # All noise of the episode at once, in item order: [items, samples, turns, limit].
+    noise = None
+    if generator is not None:
+        noise = torch.rand(batch, turns, limit, generator=generator).to(device)
+
+    contexts = [policy.encode_prompt(item.prompt) for item in items]
+    reply_room = 64 + 2 * max(map(len, contexts))  # feedback may restate the problem
+    longest = max(map(len, contexts)) + turns * (limit + reply_room)
+    decoder = make_decoder(policy.model, len(items), longest)
+    logits = decoder.append(*pad_rows(contexts, policy.pad_id, device))
+    if samples > 1:
+        decoder.expand(samples)
+        logits = logits.repeat_interleave(samples, dim=0)
+    row_items = [item for item in items for _ in range(samples)]
+    ids = [list(context) for context in contexts for _ in range(samples)]
+    turn_of = [[CONTEXT] * len(row) for row in ids]
+    logprobs = [[0.0] * len(row) for row in ids]
+    answers: list[list[str]] = [[] for _ in range(batch)]
+    scores = torch.zeros(batch, turns)
+
+    for turn in range(turns):
+        attempt = complete(
+            decoder,
+            logits,
+            None if noise is None else noise[:, turn],
+            max_new_tokens=limit,
+            stop_id=policy.stop_id,
+            pad_id=policy.pad_id,
+            temperature=temperature,
+        )
+        replies = []
+        for b, (tokens, logprob, length) in enumerate(
+            zip(attempt.ids.tolist(), attempt.logprobs.tolist(), attempt.lengths.tolist(), strict=True)
+        ):
+            ids[b] += tokens[:length]
+            turn_of[b] += [turn] * length
+            logprobs[b] += logprob[:length]
+            answer = policy.decode(tokens[:length])
+            answers[b].append(answer)
+            scores[b, turn] = task.score(row_items[b], answer)
+            if turn + 1 < turns:
+                reply = policy.encode_feedback(task.feedback(row_items[b], answer, feedback))
+                replies.append([tokens[length - 1], *reply])  # the attempt's last token is not in the cache yet
+                ids[b] += reply
+                turn_of[b] += [CONTEXT] * len(reply)
+                logprobs[b] += [0.0] * len(reply)
+        if turn + 1 < turns:
+            logits = decoder.append(*pad_rows(replies, policy.pad_id, device))
+
+    padded, _ = pad_rows(ids, policy.pad_id, device)
+    width = padded.shape[1]
+    return Rollouts(
+        ids=padded,
+        turn=torch.tensor([row + [CONTEXT] * (width - len(row)) for row in turn_of], device=device),
+        logprobs=torch.tensor([row + [0.0] * (width - len(row)) for row in logprobs], device=device),
+        scores=scores.to(device),
+        group=torch.arange(len(items), device=device).repeat_interleave(samples),
+        answers=answers,
+        items=row_items,
+    )

@@ -1,0 +1,422 @@
+"""Figures in one style. Every function takes plain data and returns a :class:`matplotlib.figure.Figure`.
+
+No pyplot: figures belong to the caller, nothing is drawn behind its back, and importing this module selects no backend.
+At the default width of 7.2 inches a figure is 691 CSS pixels wide, which fits a page of the book; it is rendered at one
+and a half times that so that it is sharp on most screens.
+"""
+
+import functools
+import io
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import EngFormatter, MaxNLocator
+
+BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"  # Okabe and Ito, safe for colour-blind
+ORANGE, SKY, GREY, INK = "#E69F00", "#56B4E9", "#6B6B6B", "#222222"
+# Paul Tol's muted scheme, for the rare figure with more arms than Okabe and Ito have colours.
+SPARE = ("#882255", "#999933", "#332288")
+
+ROLE_COLOURS = {"treatment": BLUE, "baseline": VERMILLION, "ablation": GREEN, "control": PURPLE, "base": GREY}
+KNOWN_ROLES = {"naive": "baseline", "random_reward": "control", **{role: role for role in ROLE_COLOURS}}
+VERDICT_COLOURS = {"supported": BLUE, "contradicted": VERMILLION, "inconclusive": GREY}
+CELLS = {  # self-correction matrix: key -> (row, column, what happened, hue)
+    "correct_correct": (0, 0, "stayed right", "#5B6B7A"),
+    "correct_incorrect": (0, 1, "spoiled", VERMILLION),
+    "incorrect_correct": (1, 0, "rescued", BLUE),
+    "incorrect_incorrect": (1, 1, "stayed wrong", "#5B6B7A"),
+}
+
+WIDTH = 7.2  # inches
+SCREEN_DPI = 96  # CSS pixels per inch
+STYLE: dict[Any, Any] = {
+    "font.family": ["DejaVu Sans"],  # ships with matplotlib: the same figure on every machine
+    "font.size": 10,
+    "text.color": INK,
+    "axes.titlesize": 10.5,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 10,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": "#888888",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.8,
+    "xtick.color": "#555555",
+    "ytick.color": "#555555",
+    "xtick.labelsize": 9.5,
+    "ytick.labelsize": 9.5,
+    "lines.linewidth": 1.8,
+    "legend.frameon": False,
+    "legend.fontsize": 10,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+}
+
+
+class _PageFigure(Figure):
+    """A figure that displays itself in a notebook although pyplot was never imported."""
+
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict, dict]:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png")
+        size = {"width": round(self.get_figwidth() * SCREEN_DPI), "height": round(self.get_figheight() * SCREEN_DPI)}
+        return {"image/png": buffer.getvalue(), "text/plain": repr(self)}, {"image/png": size}
+
+
+def _styled(build: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Build a figure under ``STYLE`` and leave matplotlib's settings as they were."""
+
+    @functools.wraps(build)
+    def wrapper(*args: Any, **kwargs: Any) -> Figure:
+        with matplotlib.rc_context(STYLE):
+            return build(*args, **kwargs)
+
+    return wrapper
+
+
+def _figure(height: float) -> Figure:
+    layout = ConstrainedLayoutEngine(w_pad=0.07, h_pad=0.07)  # inches
+    return _PageFigure(figsize=(WIDTH, height), dpi=1.5 * SCREEN_DPI, layout=layout)
+
+
+def arm_colours(arms: Iterable[str], roles: Mapping[str, str] | None = None) -> dict[str, str]:
+    """A colour for every arm.
+
+    The first arm of a role (``roles``, or names that tell: ``base``, ``naive``, …) has the role's colour; the others
+    take what is left, in the order given, beginning with the treatment's. Call it once with all the arms of a claim and
+    pass the result to each figure as ``colours``: then an arm looks the same even on a figure that omits some arms.
+    """
+    arms = list(dict.fromkeys(arms))
+    roles = {**KNOWN_ROLES, **(roles or {})}
+    colours: dict[str, str] = {}
+    for arm in arms:
+        colour = ROLE_COLOURS.get(roles.get(arm, ""))
+        if colour is not None and colour not in colours.values():
+            colours[arm] = colour
+    free = [c for c in (BLUE, ORANGE, GREEN, SKY, PURPLE, *SPARE, VERMILLION) if c not in colours.values()]
+    rest = [arm for arm in arms if arm not in colours]
+    # More arms than colours: repeat rather than fail, since a legend that repeats is still better than no figure.
+    colours |= {arm: free[i % len(free)] for i, arm in enumerate(rest)}
+    return {arm: colours[arm] for arm in arms}
+
+
+def _running_mean(values: Sequence[float], window: int) -> list[float]:
+    """Mean of the last ``window`` values at each point; shorter at the start, so that no point is lost."""
+    parts = [values[max(0, i + 1 - window) : i + 1] for i in range(len(values))]
+    return [sum(part) / len(part) for part in parts]
+
+
+def _wrap(label: str, width: int = 28) -> str:
+    """``label`` on as many lines as it needs to leave room for the axes beside it."""
+    return "\n".join(piece for line in label.split("\n") for piece in textwrap.wrap(line, width))
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "\N{MINUS SIGN}")  # as in matplotlib's own tick labels
+
+
+def _legend_on_top(figure: Figure, axes: Axes, title: str | None = None) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    if labels:
+        # The title of the figure is the legend's: two artists above the axes would be laid out over each other.
+        figure.legend(
+            handles,
+            labels,
+            loc="outside upper left",
+            ncols=min(len(labels), 4),
+            handlelength=1.6,
+            title=title,
+            title_fontsize=10.5,
+            alignment="left",
+        )
+
+
+@_styled
+def learning_curves(
+    curves: Mapping[str, Sequence[Mapping[str, Any]]],
+    metrics: Sequence[str],
+    x: str = "generated_tokens",
+    *,
+    smooth: int = 1,
+    colours: Mapping[str, str] | None = None,
+    title: str | None = None,
+) -> Figure:
+    """Small multiples: one panel a metric, one line an arm.
+
+    ``curves`` maps an arm to its records of ``metrics.jsonl``; a record without the metric or without ``x`` is left out
+    of that panel, so training and evaluation records may be mixed. ``smooth`` > 1 draws the running mean over that many
+    records, and the records themselves faintly.
+    """
+    colours = {**arm_colours(curves), **(colours or {})}
+    columns = 3 if len(metrics) in (3, 5, 6, 9) else min(2, len(metrics))
+    rows = -(-len(metrics) // columns)
+    figure = _figure(0.75 + (0.25 if title else 0) + (2.9 if columns == 1 else 2.2) * rows)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for i, axes in enumerate(grid.flat):
+        if i >= len(metrics):
+            axes.set_visible(False)
+            continue
+        axes.set_title(metrics[i])
+        for arm, records in curves.items():
+            points = [(r[x], r[metrics[i]]) for r in records if r.get(x) is not None and r.get(metrics[i]) is not None]
+            xs, ys = [p[0] for p in points], [float(p[1]) for p in points]
+            if smooth > 1:
+                axes.plot(xs, ys, color=colours[arm], alpha=0.25, linewidth=0.9)
+            # A single record is a dot, not an invisible line.
+            marker = "o" if len(points) == 1 else None
+            axes.plot(xs, _running_mean(ys, smooth), color=colours[arm], label=arm, marker=marker, markersize=4)
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+    figure.supxlabel(x.replace("_", " "), fontsize=10)
+    _legend_on_top(figure, grid.flat[0], title)
+    return figure
+
+
+def _blend(colour: str, strength: float) -> tuple[float, ...]:
+    """``colour`` over white."""
+    return tuple(1 - strength * (1 - channel) for channel in matplotlib.colors.to_rgb(colour))
+
+
+@_styled
+def correction_matrix(
+    before: Mapping[str, float],
+    after: Mapping[str, Mapping[str, float]],
+    *,
+    colours: Mapping[str, str] | None = None,
+    before_label: str = "base",
+) -> Figure:
+    """Self-correction matrices side by side: the base, then each arm.
+
+    A matrix maps ``correct_correct``, ``correct_incorrect``, ``incorrect_correct`` and ``incorrect_incorrect`` (first
+    and last attempt) to shares of the items. The line under a name reads accuracy@1 → accuracy@2. Raises ``ValueError``
+    if a matrix has other keys or does not sum to 1.
+    """
+    panels = {before_label: before, **after}
+    colours = {**arm_colours(panels), **(colours or {})}
+    columns = 2 if len(panels) in (2, 4) else min(len(panels), 3)
+    rows = -(-len(panels) // columns)
+    figure = _figure(2.95 * rows)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for i, axes in enumerate(grid.flat):
+        axes.grid(False)
+        if i >= len(panels):
+            axes.set_visible(False)
+            continue
+        name, shares = list(panels.items())[i]
+        if set(shares) != set(CELLS) or abs(sum(shares.values()) - 1) > 1e-3:
+            raise ValueError(f"{name!r}: a correction matrix has the keys {', '.join(CELLS)} and sums to 1: {shares}")
+        for key, (row, column, word, hue) in CELLS.items():
+            # The square root keeps the rare cells, rescued and spoiled, apart from white; 0.6 keeps dark ink readable.
+            colour = _blend(hue, 0.05 + 0.6 * max(0.0, shares[key]) ** 0.5)
+            axes.add_patch(matplotlib.patches.Rectangle((column, row), 1, 1, facecolor=colour, edgecolor="white"))
+            axes.text(column + 0.5, row + 0.42, f"{shares[key]:.1%}", ha="center", va="center", fontsize=13)
+            axes.text(column + 0.5, row + 0.7, word, ha="center", va="center", fontsize=9.5)
+        first = shares["correct_correct"] + shares["correct_incorrect"]
+        last = shares["correct_correct"] + shares["incorrect_correct"]
+        axes.set_title(f"{first:.3f} → {last:.3f}  ({_signed(last - first)})", fontsize=10)
+        axes.annotate(
+            name, (0, 1), (0, 22), xycoords="axes fraction", textcoords="offset points", color=colours[name],
+            fontsize=11.5, fontweight="bold",
+        )  # fmt: skip
+        axes.set(xlim=(0, 2), ylim=(2, 0), xlabel="last turn")
+        axes.set_xticks([0.5, 1.5], ["right", "wrong"])
+        axes.set_yticks([0.5, 1.5], ["right", "wrong"] if i % columns == 0 else [], rotation=90, va="center")
+        if i % columns == 0:
+            axes.set_ylabel("turn 1")
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+    return figure
+
+
+@_styled
+def effect_forest(rows: Sequence[Mapping[str, Any]], *, x_label: str = "effect") -> Figure:
+    """Effects with their intervals, coloured by verdict, each against its margin.
+
+    A row has ``label``, ``effect``, ``low``, ``high``, ``verdict`` (supported, contradicted, inconclusive), and may
+    have ``margin``: the value that the interval must clear, or two of them for equivalence. Rows whose optional
+    ``panel`` differs get axes of their own: an accuracy difference of 0.02 disappears beside a copy rate of 0.9.
+    """
+    panels: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        panels.setdefault(row.get("panel") or x_label, []).append(row)
+    heights = [len(members) + 0.6 for members in panels.values()]
+    figure = _figure(0.55 + 0.5 * len(rows) + 0.75 * len(panels))
+    grid = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for axes, (panel, members) in zip(grid, panels.items(), strict=True):
+        axes.grid(False, axis="y")
+        for y, row in enumerate(members):
+            colour = VERDICT_COLOURS[row["verdict"]]
+            axes.plot([row["low"], row["high"]], [y, y], color=colour, linewidth=3, solid_capstyle="round")
+            axes.plot([row["effect"]], [y], "o", color=colour, markersize=8, markeredgecolor="white")
+            margin = row.get("margin")
+            for value in () if margin is None else margin if isinstance(margin, Sequence) else (margin,):
+                axes.plot([value, value], [y - 0.42, y + 0.42], color=INK, linewidth=1.4, linestyle=(0, (2, 1.5)))
+            numbers = f"{_signed(row['effect'])}  [{_signed(row['low'])}, {_signed(row['high'])}]"
+            axes.annotate(
+                f"{numbers}\n{row['verdict']}", (1, y), (8, 0), xycoords=("axes fraction", "data"),
+                textcoords="offset points", va="center", fontsize=9.5, color=colour, linespacing=1.3,
+            )  # fmt: skip
+        low, high = axes.get_xlim()
+        if 2 * low - high < 0 < 2 * high - low:  # zero is near: an effect. Far away (a rate), it would only waste space
+            axes.axvline(0, color="#888888", linewidth=1, zorder=0.9)
+        axes.set_yticks(range(len(members)), [_wrap(row["label"]) for row in members], color=INK)
+        axes.set_ylim(len(members) - 0.5, -0.5)
+        axes.margins(x=0.08)
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.spines["left"].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        axes.set_xlabel(panel)
+    keys = [matplotlib.lines.Line2D([], [], color=INK, linewidth=1.4, linestyle=(0, (2, 1.5)), label="margin")]
+    if any(row.get("margin") is not None for row in rows):
+        figure.legend(handles=keys, loc="outside upper right")
+    return figure
+
+
+@_styled
+def sweep(
+    x_label: str,
+    xs: Sequence[float],
+    series: Mapping[str, Sequence[tuple[float, float, float]]],
+    *,
+    y_label: str = "accuracy",
+    x_scale: str = "linear",
+    colours: Mapping[str, str] | None = None,
+) -> Figure:
+    """Lines with bands: each series has ``(mean, low, high)`` at every value of ``xs``.
+
+    ``x_scale`` is any scale of matplotlib (``log``, ``symlog``), or ``even``: equal steps between the values swept,
+    whatever they are, for grids like 0, 0.5, 1, 5 that are neither linear nor logarithmic.
+    """
+    colours = {**arm_colours(series), **(colours or {})}
+    figure = _figure(3.6)
+    axes = figure.subplots()
+    places = list(range(len(xs))) if x_scale == "even" else list(xs)
+    for (name, points), marker in zip(series.items(), "osD^vP*X" * len(series), strict=False):
+        means, lows, highs = zip(*points, strict=True)
+        axes.fill_between(places, lows, highs, color=colours[name], alpha=0.16, linewidth=0)
+        axes.plot(places, means, marker, linestyle="-", color=colours[name], label=name, markersize=5.5)
+    if x_scale != "even":
+        axes.set_xscale(x_scale)
+    axes.set_xticks(places, [f"{x:g}" for x in xs], minor=False)
+    axes.minorticks_off()
+    axes.set(xlabel=x_label, ylabel=y_label)
+    _legend_on_top(figure, axes)
+    return figure
+
+
+def _minutes(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
+
+
+def _notebook_display() -> Callable[..., Any] | None:
+    """IPython's ``display`` where there is a kernel to show a figure; None in scripts and in a terminal."""
+    ipython = sys.modules.get("IPython")  # a process under IPython has imported it already
+    shell = ipython.get_ipython() if ipython else None
+    if getattr(shell, "kernel", None) is None:
+        return None
+    from IPython.display import display
+
+    return display
+
+
+class LiveCurves:
+    """Learning curves that redraw themselves in place while a notebook trains; does nothing outside a kernel.
+
+    ::
+
+        with LiveCurves(["reward", "accuracy@2"], total=budget, arms=["naive", "score"]) as live:
+            for record in train(...):
+                live.update("naive", record)
+
+    ``total`` is the value of ``x`` at which an arm ends, and with ``arms`` it gives the time left; ``every`` is the
+    least number of seconds between two redraws. Leaving the block draws the last state, so that an executed notebook
+    keeps one finished figure. ``clock`` and ``display`` are for tests.
+    """
+
+    def __init__(
+        self,
+        metrics: Sequence[str],
+        *,
+        x: str = "generated_tokens",
+        total: float | None = None,
+        arms: Sequence[str] = (),
+        every: float = 2.0,
+        smooth: int = 1,
+        colours: Mapping[str, str] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        display: Callable[..., Any] | None = None,
+    ) -> None:
+        self.metrics, self.x, self.total, self.every, self.smooth = list(metrics), x, total, every, smooth
+        self.curves: dict[str, list[Mapping[str, Any]]] = {arm: [] for arm in arms}
+        self.redraws = 0
+        self._colours, self._clock = colours, clock
+        self._display = display or _notebook_display()
+        self._handle: Any = None
+        self._next_draw = float("-inf")
+        self._start: tuple[float, float] | None = None  # (time, share done) at the first record: a run may be resumed
+
+    def __enter__(self) -> "LiveCurves":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def update(self, arm: str, record: Mapping[str, Any]) -> None:
+        """Add a record of ``metrics.jsonl`` to ``arm``'s curve, and redraw if the last redraw is long enough ago."""
+        self.curves.setdefault(arm, []).append(record)
+        if self._display is None:
+            return
+        now = self._clock()
+        if self._start is None:
+            self._start = (now, self._done())
+        if now >= self._next_draw:
+            self._draw(self._progress(arm, now))
+
+    def close(self) -> None:
+        """Draw the final state, without a progress line."""
+        if self._display is not None and any(self.curves.values()):
+            self._draw(None)
+
+    def _done(self) -> float:
+        """Share of all the arms' work that is done, or 0 where ``total`` is unknown."""
+        if not self.total:
+            return 0.0
+        last = [
+            max((r[self.x] for r in records if r.get(self.x) is not None), default=0)
+            for records in self.curves.values()
+        ]
+        return min(1.0, sum(min(value / self.total, 1.0) for value in last) / len(last))
+
+    def _progress(self, arm: str, now: float) -> str:
+        started, done_at_start = self._start or (now, 0.0)
+        elapsed, done = now - started, self._done()
+        text = f"{arm} · {done:.0%} · {_minutes(elapsed)}" if self.total else f"{arm} · {_minutes(elapsed)}"
+        if done > done_at_start:
+            text += f" · about {_minutes(elapsed * (1 - done) / (done - done_at_start))} left"
+        return text
+
+    def _draw(self, title: str | None) -> None:
+        begun = self._clock()
+        figure = learning_curves(
+            self.curves, self.metrics, self.x, smooth=self.smooth, colours=self._colours, title=title
+        )
+        if self._handle is None and self._display is not None:
+            self._handle = self._display(figure, display_id=True)
+        else:
+            self._handle.update(figure)
+        self.redraws += 1
+        ended = self._clock()
+        # A redraw takes tenths of a second on a small machine: never let it cost more than 5 % of the training.
+        self._next_draw = begun + max(self.every, 20 * (ended - begun))

@@ -1,0 +1,34 @@
+"""``ADD``: addition, most significant digit first.
+
+``4815+1623=`` → ``06438``. Level n adds two n-digit numbers (leading zeros kept, so that every problem of a level has
+the same shape). Writing the most significant digit first is what makes it hard: that digit depends on carries from
+all the digits after it, and a transformer that answers at once has to look ahead through them. An earlier attempt in
+the context changes the problem: every carry can now be *read* from its digits. Checking is easier than solving, which
+is what a second turn can live on.
+"""
+
+import random
+
+from minirl.tasks.base import Item, Task
+
+
+class Addition(Task):
+    name = "add"
+    levels = range(1, 13)
+
+    def make(self, rng: random.Random, level: int) -> tuple[str, str]:
+        a, b = rng.randrange(10**level), rng.randrange(10**level)
+        return f"{a:0{level}d}+{b:0{level}d}=", f"{a + b:0{level + 1}d}"
+
+    def check(self, item: Item, answer: str) -> bool:
+        # isdigit() alone would let '²' through, but score() has already refused everything that is not ASCII.
+        return len(answer) <= 2 * len(item.answer) and answer.isdigit() and int(answer) == int(item.answer)
+
+    def max_answer_chars(self, level: int) -> int:
+        return level + 1
+
+    def corrupt(self, item: Item, rng: random.Random) -> str:
+        """The typical slip: a carry lost or invented, so that one digit is off by one."""
+        position = rng.randrange(len(item.answer))
+        digit = (int(item.answer[position]) + rng.choice((1, -1))) % 10
+        return item.answer[:position] + str(digit) + item.answer[position + 1 :]

@@ -1,0 +1,104 @@
+"""What a task is: a procedural, verifiable source of problems.
+
+An item is a pure function of ``(seed, index, level)``: no data set on disk, no state, and any two processes agree
+on what item 17 of seed 3 is. Scorers read model text and therefore trust nothing: they never ``eval``, never raise,
+and look at a bounded number of characters.
+"""
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+MAX_ANSWER_CHARS = 256  # longer answers are wrong by definition: no scorer parses unbounded model text
+
+
+@dataclass(frozen=True)
+class Item:
+    """One problem. ``prompt`` is what the policy reads, ``answer`` one correct reply (a demonstration)."""
+
+    task: str
+    seed: int
+    index: int
+    level: int
+    prompt: str
+    answer: str
+
+
+class Task(ABC):
+    """A family of problems with difficulty levels.
+
+    Subclasses define ``name``, ``levels`` and the three methods below. ``check`` only sees answers that are ASCII and
+    at most ``MAX_ANSWER_CHARS`` long.
+    """
+
+    name: ClassVar[str]
+    levels: ClassVar[range]
+
+    @abstractmethod
+    def make(self, rng: random.Random, level: int) -> tuple[str, str]:
+        """Draw one problem from ``rng``: ``(prompt, answer)``."""
+
+    @abstractmethod
+    def check(self, item: Item, answer: str) -> bool:
+        """Whether ``answer`` solves ``item``."""
+
+    @abstractmethod
+    def max_answer_chars(self, level: int) -> int:
+        """Length of the longest reasonable answer at ``level``, in characters; bounds generation."""
+
+    @abstractmethod
+    def corrupt(self, item: Item, rng: random.Random) -> str:
+        """A plausible wrong answer, for recipes that teach a base what mistakes look like."""
+
+    def item(self, seed: int, index: int, level: int) -> Item:
+        """The item at ``(seed, index, level)``. Raises ``ValueError`` for a level the task does not have."""
+        if level not in self.levels:
+            raise ValueError(
+                f"task {self.name!r} has levels {self.levels.start}–{self.levels.stop - 1}, not level {level}"
+            )
+        # random.Random hashes a string with SHA-512: the same on every platform and Python version.
+        rng = random.Random(f"{self.name}/{seed}/{index}/{level}")
+        prompt, answer = self.make(rng, level)
+        return Item(self.name, seed, index, level, prompt, answer)
+
+    def items(self, seed: int, indices: Iterable[int], level: int) -> list[Item]:
+        """``[self.item(seed, i, level) for i in indices]``."""
+        return [self.item(seed, index, level) for index in indices]
+
+    def score(self, item: Item, completion: str) -> float:
+        """1.0 if ``completion`` solves ``item``, else 0.0; total on every string."""
+        if len(completion) > MAX_ANSWER_CHARS or not completion.isascii():
+            return 0.0
+        return float(self.check(item, completion.strip()))
+
+    def feedback(self, item: Item, completion: str, grade: str = "nudge") -> str:
+        """Text appended after an attempt: a sign, then the problem once more, so that the next attempt starts like the
+        first with the earlier one in view.
+
+        ``nudge`` (``?``) says nothing about correctness: intrinsic self-correction. ``binary`` says right (``+``) or
+        wrong (``-``). Raises ``ValueError`` for another grade.
+        """
+        if grade == "nudge":
+            return f"?{item.prompt}"
+        if grade == "binary":
+            return f"{'+' if self.score(item, completion) else '-'}{item.prompt}"
+        raise ValueError(f"unknown feedback grade {grade!r}; one of: nudge, binary")
+
+
+def to_dataset(rows: Sequence[Any]) -> Any:
+    """Items, demonstrations or rollout records as a ``datasets.Dataset``, one column a field.
+
+    Columns ``prompt`` and ``completion`` have the names that TRL's trainers look for. ``rows`` are dataclass
+    instances or dictionaries with equal keys; an item's ``answer`` also appears as ``completion``.
+    """
+    from datasets import Dataset  # imported late: it costs a second that most users of a task do not owe
+
+    records = []
+    for row in rows:
+        record = dict(row) if isinstance(row, dict) else asdict(row)
+        if "answer" in record and "completion" not in record:
+            record["completion"] = record["answer"]
+        records.append(record)
+    return Dataset.from_list(records)

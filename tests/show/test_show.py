@@ -1,0 +1,391 @@
+"""What the reader sees: figures from hand-made data, the rollout viewer on hostile text, the source viewer."""
+
+import math
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+import torch
+
+from minirl.policy.models import tiny_llama
+from minirl.rollouts.episodes import CONTEXT, Rollouts, roll_out
+from minirl.show.figures import (
+    LiveCurves,
+    arm_colours,
+    correction_matrix,
+    effect_forest,
+    learning_curves,
+    sweep,
+)
+from minirl.show.rollouts import repeated, rescued, show_rollouts, spoiled
+from minirl.show.source import show_source
+from minirl.tasks import get
+from minirl.tasks.base import Item
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Figures
+
+
+def texts(figure):
+    return [text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text")) if text.get_text()]
+
+
+def records(*values, metric="reward"):
+    return [{"step": i, "generated_tokens": 100 * i, metric: value} for i, value in enumerate(values)]
+
+
+def test_learning_curves_have_a_panel_a_metric_and_a_line_an_arm():
+    curves = {"naive": records(0.1, 0.3), "score": [*records(0.2, 0.4), *records(0.9, metric="accuracy@2")]}
+    figure = learning_curves(curves, ["reward", "accuracy@2"])
+    panels = figure.get_axes()
+    assert [axes.get_title(loc="left") for axes in panels] == ["reward", "accuracy@2"]
+    assert [len(axes.lines) for axes in panels] == [2, 2]
+    assert panels[0].lines[1].get_xydata().tolist() == [[0, 0.2], [100, 0.4]]  # records without the metric are left out
+    assert {"naive", "score", "generated tokens"} <= set(texts(figure))
+
+
+def test_smoothing_is_a_trailing_mean_over_the_records():
+    axes = learning_curves({"arm": records(1.0, 3.0, 8.0)}, ["reward"], x="step", smooth=2).get_axes()[0]
+    raw, smooth = axes.lines
+    assert raw.get_ydata().tolist() == [1, 3, 8]
+    assert smooth.get_ydata().tolist() == [1, 2, 5.5]  # 1, (1 + 3)/2, (3 + 8)/2
+
+
+def test_an_arm_has_one_colour_on_every_figure():
+    roles = {"score": "treatment", "naive": "baseline"}
+    colours = arm_colours(["naive", "score", "no_bonus", "random_reward"], roles)
+    assert len(set(colours.values())) == 4
+    assert colours["score"] == arm_colours(["score"], roles)["score"]
+    few = learning_curves({"no_bonus": records(1.0, 2.0)}, ["reward"], colours=colours)
+    assert few.get_axes()[0].lines[0].get_color() == colours["no_bonus"]
+    many = arm_colours([f"arm {i}" for i in range(20)])
+    assert len(many) == 20
+    assert len(set(many.values())) >= 8
+
+
+def test_correction_matrix_shows_shares_and_accuracies():
+    base = {"correct_correct": 0.5, "correct_incorrect": 0.1, "incorrect_correct": 0.05, "incorrect_incorrect": 0.35}
+    arm = {"correct_correct": 0.6, "correct_incorrect": 0.0, "incorrect_correct": 0.15, "incorrect_incorrect": 0.25}
+    figure = correction_matrix(base, {"score": arm})
+    assert len(figure.get_axes()) == 2
+    found = texts(figure)
+    assert {"base", "score", "50.0%", "10.0%", "5.0%", "15.0%"} <= set(found)
+    assert found.count("rescued") == found.count("spoiled") == 2
+    # accuracy@1 = 0.5 + 0.1, accuracy@2 = 0.5 + 0.05; for the arm 0.6 and 0.75
+    assert "0.600 → 0.550  (\N{MINUS SIGN}0.050)" in found
+    assert "0.600 → 0.750  (+0.150)" in found
+    with pytest.raises(ValueError, match="sums to 1"):
+        correction_matrix(base, {"score": {**arm, "correct_correct": 0.9}})
+    with pytest.raises(ValueError, match="keys"):
+        correction_matrix({"correct": 1.0}, {})
+
+
+def test_effect_forest_draws_interval_margin_and_verdict():
+    rows = [
+        {"label": "Δ", "effect": 0.03, "low": 0.021, "high": 0.04, "margin": 0.02, "verdict": "supported"},
+        {"label": "=", "effect": -0.01, "low": -0.03, "high": 0.01, "margin": (-0.02, 0.02), "verdict": "inconclusive"},
+        {"label": "copies", "effect": 0.9, "low": 0.88, "high": 0.92, "verdict": "contradicted", "panel": "copy rate"},
+    ]
+    figure = effect_forest(rows, x_label="accuracy")
+    effects, rate = figure.get_axes()
+    assert (effects.get_xlabel(), rate.get_xlabel()) == ("accuracy", "copy rate")
+    # two intervals, two effects, one margin and two margins, the zero line; the rate is too far from zero for a line
+    assert len(effects.lines) == 2 + 2 + 3 + 1
+    assert len(rate.lines) == 1 + 1
+    assert "+0.030  [+0.021, +0.040]\nsupported" in texts(figure)
+    assert "margin" in texts(figure)
+    colours = {line.get_color() for line in effects.lines if line.get_marker() == "o"}
+    assert len(colours) == 2
+    with pytest.raises(KeyError):
+        effect_forest([{**rows[0], "verdict": "maybe"}])
+
+
+def test_sweep_draws_a_band_a_series():
+    points = [(0.5, 0.4, 0.6), (0.6, 0.5, 0.7), (0.7, 0.6, 0.8)]
+    figure = sweep("bonus", [0, 0.5, 5], {"accuracy@1": points, "accuracy@2": points}, x_scale="even")
+    (axes,) = figure.get_axes()
+    assert len(axes.lines) == len(axes.collections) == 2
+    assert axes.lines[0].get_xydata().tolist() == [[0, 0.5], [1, 0.6], [2, 0.7]]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "0.5", "5"]
+    assert sweep("x", [1, 10], {"a": points[:2]}, x_scale="log").get_axes()[0].get_xscale() == "log"
+
+
+def test_figures_render_without_pyplot_and_leave_settings_alone():
+    code = (  # rcParams.copy(), because reading the key "backend" in any other way imports pyplot
+        "import sys, matplotlib; before = matplotlib.rcParams.copy()\n"
+        "from minirl.show.figures import learning_curves\n"
+        "figure = learning_curves({'a': [{'step': 0, 'r': 1.0}]}, ['r'], x='step')\n"
+        "data, metadata = figure._repr_mimebundle_()\n"
+        "assert data['image/png'].startswith(b'\\x89PNG') and metadata['image/png']['width'] == 691\n"
+        "assert 'matplotlib.pyplot' not in sys.modules and matplotlib.rcParams.copy() == before\n"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Live curves
+
+
+class FakeDisplay:
+    """Stands for IPython's display and for the handle it returns."""
+
+    def __init__(self, clock=None, cost=0.0):
+        self.figures, self.clock, self.cost = [], clock, cost
+
+    def __call__(self, figure, display_id):
+        assert display_id is True
+        self.update(figure)
+        return self
+
+    def update(self, figure):
+        self.figures.append(figure)
+        if self.clock:
+            self.clock.now += self.cost
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def title(figure):
+    return figure.legends[0].get_title().get_text()
+
+
+def test_live_curves_do_nothing_outside_a_notebook():
+    live = LiveCurves(["reward"])
+    live.update("naive", records(1.0)[0])
+    live.close()
+    assert live.redraws == 0
+    assert len(live.curves["naive"]) == 1
+
+
+def test_live_curves_redraw_at_most_once_in_the_interval_and_at_the_end():
+    clock, display = Clock(), FakeDisplay()
+    with LiveCurves(["reward"], every=2.0, clock=clock, display=display) as live:
+        for record in records(*range(10)):
+            clock.now += 0.5  # 0.5 s, 1.0 s, … 5.0 s: drawn at 0.5, 2.5 and 4.5
+            live.update("naive", record)
+        assert live.redraws == 3
+    assert live.redraws == 4
+    last = display.figures[-1]
+    assert len(last.get_axes()[0].lines[0].get_xdata()) == 10  # nothing that was throttled is missing in the end
+    assert title(last) == ""
+
+
+def test_live_curves_cost_at_most_a_twentieth_of_the_time():
+    clock = Clock()
+    live = LiveCurves(["reward"], every=1.0, clock=clock, display=FakeDisplay(clock, cost=0.5))
+    for record in records(*range(21)):
+        live.update("naive", record)
+        clock.now += 0.5
+    # a redraw of 0.5 s allows the next one 10 s after it began: at 0.0 and 10.0
+    assert live.redraws == 2
+
+
+def test_live_curves_tell_the_time_left():
+    clock, display = Clock(), FakeDisplay()
+    live = LiveCurves(["reward"], total=1000, arms=["naive", "score"], every=0, clock=clock, display=display)
+    live.update("naive", {"generated_tokens": 100, "reward": 0.1})  # 5 % of both arms: nothing to go by yet
+    assert title(display.figures[-1]) == "naive · 5% · 0:00"
+    clock.now = 90.0
+    live.update("naive", {"generated_tokens": 1000, "reward": 0.2})  # 45 % took 90 s, so 50 % take 100 s
+    assert title(display.figures[-1]) == "naive · 50% · 1:30 · about 1:40 left"
+    assert len(display.figures[-1].get_axes()[0].lines) == 2  # the arm still to come has its colour reserved
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Rollouts
+
+
+@pytest.fixture(scope="module")
+def policy():
+    return tiny_llama(32, 1, 2)
+
+
+def hand_made(policy, rows):
+    """Rollouts from ``(prompt, [attempt, …], [score, …])``, with feedback ``?`` and probability 0.5 everywhere."""
+    encoded = []
+    for prompt, attempts, _ in rows:
+        ids, turn = policy.encode_prompt(prompt), [CONTEXT] * len(prompt)
+        for t, attempt in enumerate(attempts):
+            feedback = policy.encode_feedback("?") if t else []
+            own = [*policy.encode_prompt(attempt), policy.stop_id]
+            ids, turn = [*ids, *feedback, *own], [*turn, *[CONTEXT] * len(feedback), *[t] * len(own)]
+        encoded.append((ids, turn))
+    width = max(len(ids) for ids, _ in encoded)
+    turns = torch.tensor([turn + [CONTEXT] * (width - len(turn)) for _, turn in encoded])
+    return Rollouts(
+        ids=torch.tensor([ids + [policy.pad_id] * (width - len(ids)) for ids, _ in encoded]),
+        turn=turns,
+        logprobs=torch.where(turns >= 0, math.log(0.5), 0.0),
+        scores=torch.tensor([scores for _, _, scores in rows]),
+        group=torch.arange(len(rows)),
+        answers=[attempts for _, attempts, _ in rows],
+        items=[Item("hand", 0, i, 1, prompt, "12") for i, (prompt, _, _) in enumerate(rows)],
+    )
+
+
+@pytest.fixture
+def rollouts(policy):
+    return hand_made(
+        policy,
+        [
+            ("5+7=", ["11", "12"], [0.0, 1.0]),  # rescued
+            ("6+6=", ["12", "13"], [1.0, 0.0]),  # spoiled
+            ("4+8=", ["10", "10"], [0.0, 0.0]),  # repeated
+            ("3+9=", ["12", "12"], [1.0, 1.0]),  # right twice: not a repeated mistake
+            ("2+10=", ["9", "8"], [0.0, 0.0]),
+        ],
+    )
+
+
+class Tokens(HTMLParser):
+    """Text of the table's spans by kind, and every tag seen."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.open, self.own, self.coloured, self.tags = [], [], [], set()
+        self.feed(html.split("<tbody>")[1].split("</tbody>")[0])
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.add(tag)
+        self.open.append(dict(attributes))
+
+    def handle_endtag(self, tag):
+        self.open.pop()
+
+    def handle_data(self, data):
+        if "p = " in self.open[-1].get("title", ""):
+            self.own.append(data)
+        if self.open and re.search("background:(?!#fff)", self.open[-1].get("style", "")):
+            self.coloured.append(data)
+
+
+def test_selection(rollouts):
+    assert rescued(rollouts) == [0]
+    assert spoiled(rollouts) == [1]
+    assert repeated(rollouts) == [2]
+
+
+def test_only_own_tokens_are_coloured(rollouts, policy):
+    page = Tokens(show_rollouts(rollouts, policy, rows=2)._repr_html_())
+    own = ["1", "1", "<eos>", "1", "2", "<eos>", "1", "2", "<eos>", "1", "3", "<eos>"]
+    assert page.own == page.coloured == own
+    plain = Tokens(show_rollouts(rollouts, policy, rows=2, colour=None)._repr_html_())
+    assert (plain.own, plain.coloured) == (own, [])
+
+
+def test_probability_and_advantage_have_opposite_ends(rollouts, policy):
+    rollouts.logprobs[0, 4:6] = torch.tensor([0.0, -100.0])  # certain, all but impossible
+    html = show_rollouts(rollouts, policy, rows=1)._repr_html_()
+    assert 'title="p = 1.000"' in html
+    assert 'title="p = 0.000"' in html
+    assert 'title="p = 0.500"' in html
+    assert "background:#e8f1f8" in html.split("<tbody>")[1]
+    assert "background:#ee852f" in html.split("<tbody>")[1]
+
+    advantages = torch.tensor([[-2.0, 1.0]] * 5)
+    html = show_rollouts(rollouts, policy, rows=1, colour="advantage", advantages=advantages)._repr_html_()
+    assert html.count("advantage -2.000") == html.count("advantage +1.000") == 3  # two digits and <eos>
+    assert "-2</span>" in html
+    assert "+2</span>" in html
+    per_token = advantages.gather(1, rollouts.turn.clamp_min(0))
+    same = show_rollouts(rollouts, policy, rows=1, colour="advantage", advantages=per_token)
+    assert same._repr_html_() == html
+    assert "advantage +3.000" in show_rollouts(rollouts, policy, advantages=torch.full((5,), 3.0))._repr_html_()
+
+
+def test_bad_arguments_are_named(rollouts, policy):
+    with pytest.raises(ValueError, match="needs advantages"):
+        show_rollouts(rollouts, policy, colour="advantage")
+    with pytest.raises(ValueError, match="unknown colour"):
+        show_rollouts(rollouts, policy, colour="rainbow")
+    with pytest.raises(ValueError, match="shape"):
+        show_rollouts(rollouts, policy, advantages=torch.zeros(3))
+
+
+def test_plain_text_view(rollouts, policy):
+    view = show_rollouts(rollouts, policy, select=rescued)
+    assert str(view) == repr(view)
+    assert str(view).splitlines() == [
+        "1 of 1 selected rollouts (of 5 in all)",
+        "row  prompt  attempt 1  attempt 2   reference",
+        "0    5+7=    11 ✗ 0     [?] 12 ✓ 1  12",
+    ]
+    assert str(show_rollouts(rollouts, policy, rows=2)).startswith("2 of 5 rollouts")
+    assert "0 of 0" in str(show_rollouts(rollouts, policy, select=lambda _: []))
+
+
+def test_model_text_cannot_leave_its_cell(policy):
+    attack = "<script>alert(1)</script>"
+    rollouts = hand_made(policy, [("1+1=", [attack, "<img src=x>"], [0.0, 0.0])])
+    page = Tokens(show_rollouts(rollouts, policy)._repr_html_())
+    assert page.tags <= {"tr", "td", "span", "b", "div"}
+    assert "".join(page.own) == f"{attack}<eos><img src=x><eos>"
+
+    class OneToken:  # a hub tokenizer may hold a whole tag in one token, and characters that repaint a terminal
+        all_special_ids = ()
+
+        def decode(self, ids, **_):
+            return "<b onclick='x'>\x1b[2J\u202e" * len(ids)
+
+    rollouts.answers[0] = ["\x1b[2J\u202e"] * 2
+    view = show_rollouts(rollouts, type("P", (), {"tokenizer": OneToken(), "pad_id": 0})())
+    assert "onclick" not in str(Tokens(view._repr_html_()).tags)
+    assert "<b onclick" not in view._repr_html_()
+    assert not set("\x1b\u202e") & set(view._repr_html_() + str(view))
+    assert r"\x1b[2J\u202e" in str(view)
+
+
+def test_characters_split_over_tokens_appear_once(policy, rollouts):
+    class Bytes:
+        all_special_ids = (0,)
+
+        def decode(self, ids, **_):
+            return bytes(ids).decode(errors="replace")
+
+    rollouts = hand_made(policy, [("a", ["bcd"], [1.0])])
+    rollouts.ids[0, 1:5] = torch.tensor(list("é!?".encode()))
+    page = Tokens(show_rollouts(rollouts, type("P", (), {"tokenizer": Bytes(), "pad_id": 0})())._repr_html_())
+    assert page.own == ["é", "!", "?"]  # the first byte of é is an empty span
+
+
+def test_sampled_rollouts_are_shown_as_they_are(policy):
+    task = get("add")
+    rollouts = roll_out(
+        policy, task, task.items(0, range(2), 3), turns=2, samples=2, generator=torch.Generator().manual_seed(0)
+    )
+    view = show_rollouts(rollouts, policy)
+    body = view._repr_html_().split("<tbody>")[1]
+    assert body.count("<tr") == 4
+    assert body.count('title="p = ') == rollouts.generated_tokens()
+    assert all(item.answer in str(view) for item in rollouts.items)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Source
+
+
+def test_source_is_shown_with_its_docstring_and_name():
+    view = show_source(rescued)
+    assert str(view).startswith("def rescued(rollouts: Rollouts)")
+    html = view._repr_html_()
+    assert "minirl.show.rollouts.rescued" in html
+    assert "whose last one is right" in html
+    assert "class=" not in html
+    assert "<style" not in html
+
+
+def test_source_of_a_method_a_module_and_escaping():
+    method = show_source(Clock.__call__)
+    assert str(method) == "def __call__(self):\n    return self.now\n"  # dedented
+    assert method.name.endswith("Clock.__call__")
+    assert show_source(sys.modules["minirl.show.source"]).name == "minirl.show.source"
+    assert "<style>" not in show_source(test_source_is_shown_with_its_docstring_and_name)._repr_html_()
+    with pytest.raises(TypeError):
+        show_source(len)

@@ -1,0 +1,351 @@
+"""What every task promises: items are pure functions of their coordinates, scorers survive anything a model writes."""
+
+import ast
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import minirl.tasks
+from minirl.errors import ConfigError
+from minirl.policy.tokenizer import ALPHABET
+from minirl.tasks import TASKS, Item, Task, get, to_dataset
+from minirl.tasks.base import MAX_ANSWER_CHARS
+
+EVERY_TASK = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS.keys())
+EVERY_LEVEL = pytest.mark.parametrize(
+    ("task", "level"),
+    [pytest.param(task, level, id=f"{task.name}-{level}") for task in TASKS.values() for level in task.levels],
+)
+ITEMS_PER_LEVEL = 300
+
+# Two items a task, typed in and checked by hand: 2+6 = 8; 52+29 = 81; 8-5 = 3, 3/3 = 1; 39/39 = 1, 1+44 = 45. They
+# change only when a generator does, and then every base and every committed result made with it is out of date.
+GOLDEN = {
+    "add": {(0, 0, 1): ("2+6=", "08"), (3, 17, 2): ("52+29=", "081")},
+    "countdown": {(0, 0, 1): ("8,5,3:1=", "(8-5)/3"), (0, 4, 9): ("44,39,39:45=", "39/39+44")},
+}
+
+HOSTILE = {
+    "empty": "",
+    "blank": " \t\n",
+    "huge": "1" * 10**6,
+    "huge sum": "1+" * 500_000 + "1",
+    "huge text": "a" * 10**6,
+    "longest digits": "9" * MAX_ANSWER_CHARS,
+    "longest zeros": "0" * MAX_ANSWER_CHARS,
+    "digits beyond int()": "9" * 5000,
+    "deep": "(" * 100_000 + "1" + ")" * 100_000,
+    "deep within the limit": "(" * 127 + "1" + ")" * 127,
+    "never closed": "(" * MAX_ANSWER_CHARS,
+    "never opened": ")" * MAX_ANSWER_CHARS,
+    "many minuses": "-" * (MAX_ANSWER_CHARS - 1) + "1",
+    "superscript": "²",
+    "arabic-indic": "١٢",
+    "arabic-indic digit": "٣",
+    "fullwidth": "１２",
+    "power tower": "9**9**9",
+    "long power tower": "**".join("9" * 80),
+    "import": "__import__('os').system('x')",
+    "call": "exit()",
+    "lambda": "(lambda:1/0)()",
+    "comprehension": "[0 for _ in iter(int,1)]",
+    "shift": "1<<99999999",
+    "newline": "\n1\n+\n1\n",
+    "carriage return": "1\r1",
+    "NUL": "\0",
+    "NUL inside": "1\x001",
+    "escape": "\x1b[2J1",
+    "exponent": "1e3",
+    "hexadecimal": "0x10",
+    "binary": "0b11",
+    "underscore": "1_000",
+    "decimal point": "1.0",
+    "double minus": "--1",
+    "minus": "-1",
+    "plus": "+1",
+    "not a number": "nan",
+    "infinity": "inf",
+    "division by zero": "1/0",
+    "modulo": "1%1",
+    "format": "%s{0}",
+    "surrogate": "\ud800",
+    "tokens": "<pad><eos><unk>",
+}
+
+
+def _disguises(answer: str) -> dict[str, str]:
+    """A right answer in forms that ``int()`` or a Python parser would still read as right."""
+    middle = len(answer) // 2
+    return {
+        "arabic-indic": answer.translate({ord("0") + i: 0x0660 + i for i in range(10)}),
+        "fullwidth": answer.translate({ord("0") + i: 0xFF10 + i for i in range(10)}),
+        "non-breaking space": answer + "\xa0",
+        "plus": "+" + answer,
+        "two minuses": "--" + answer,
+        "NUL at the end": answer + "\0",
+        "NUL at the start": "\0" + answer,
+        "underscore": answer[:middle] + "_" + answer[middle:],
+        "comment": answer + "#",
+        "second line": answer + "\n" + answer,
+        "line continued": answer[:middle] + "\\\n" + answer[middle:],
+        "decimal point": answer + ".0",
+        "exponent": answer + "e0",
+        "said twice": answer + "=" + answer,
+        "too deep": "(" * 100 + answer + ")" * 100,
+        "too long": " " * MAX_ANSWER_CHARS + answer,
+    }
+
+
+# --- items -----------------------------------------------------------------------------------------------------------
+
+
+@EVERY_TASK
+def test_golden_items(task: Task) -> None:
+    assert len(GOLDEN[task.name]) >= 2
+    for (seed, index, level), (prompt, answer) in GOLDEN[task.name].items():
+        assert task.item(seed, index, level) == Item(task.name, seed, index, level, prompt, answer)
+
+
+def test_another_process_with_another_hash_seed_draws_the_same_items() -> None:
+    code = (
+        "import json, random; from dataclasses import asdict; from minirl.tasks import TASKS\n"
+        "rows = [(asdict(i), t.corrupt(i, random.Random(5))) for t in TASKS.values() for level in t.levels\n"
+        "        for i in t.items(7, range(20), level)]\n"
+        "print(json.dumps(rows))"
+    )
+    root = str(Path(minirl.tasks.__file__).parents[2])
+    here = [
+        [asdict(item), task.corrupt(item, random.Random(5))]
+        for task in TASKS.values()
+        for level in task.levels
+        for item in task.items(7, range(20), level)
+    ]
+    for hash_seed in ("1", "4242"):
+        env = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": root}
+        there = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+        assert json.loads(there.stdout) == here
+
+
+@EVERY_LEVEL
+def test_items_depend_on_their_coordinates_and_on_nothing_else(task: Task, level: int) -> None:
+    items = task.items(1, range(50), level)
+    random.seed(0)  # the global generator is not a coordinate
+    assert [task.item(1, index, level) for index in reversed(range(50))] == items[::-1]
+    assert [(item.task, item.seed, item.index, item.level) for item in items] == [
+        (task.name, 1, index, level) for index in range(50)
+    ]
+    # One-digit addition has only 100 prompts, so a few draws coincide by chance.
+    assert len({item.prompt for item in items}) >= 30
+    other_seed = task.items(2, range(50), level)
+    assert sum(a.prompt == b.prompt for a, b in zip(items, other_seed, strict=True)) <= 5
+
+
+@EVERY_LEVEL
+def test_prompts_and_answers_fit_the_alphabet_and_the_declared_length(task: Task, level: int) -> None:
+    for item in task.items(2, range(ITEMS_PER_LEVEL), level):
+        assert set(item.prompt + item.answer) <= set(ALPHABET)
+        assert item.prompt.endswith("=")
+        assert 1 <= len(item.answer) <= task.max_answer_chars(level) <= MAX_ANSWER_CHARS
+        # Two attempts with feedback between them have to fit into a context of 128 tokens.
+        assert len(item.prompt) + 2 * task.max_answer_chars(level) + 4 <= 128
+
+
+@EVERY_TASK
+def test_unknown_level_says_which_levels_there_are(task: Task) -> None:
+    first, last = task.levels[0], task.levels[-1]
+    for level in (first - 1, last + 1, -1, 10**9):
+        with pytest.raises(ValueError) as error:
+            task.item(0, 0, level)
+        assert str(error.value) == f"task {task.name!r} has levels {first}–{last}, not level {level}"
+        with pytest.raises(ValueError, match="has levels"):
+            task.items(0, range(1), level)
+
+
+def test_get_finds_tasks_by_name_and_lists_them_otherwise() -> None:
+    assert all(get(name) is task and task.name == name for name, task in TASKS.items())
+    with pytest.raises(ConfigError) as error:
+        get("adddition")
+    assert str(error.value) == f"unknown task 'adddition'; there are: {', '.join(sorted(TASKS))}"
+
+
+# --- scores ----------------------------------------------------------------------------------------------------------
+
+
+@EVERY_LEVEL
+def test_references_are_right_and_corruptions_wrong(task: Task, level: int) -> None:
+    corruptions = set()
+    for item in task.items(3, range(ITEMS_PER_LEVEL), level):
+        wrong = task.corrupt(item, random.Random(item.index))
+        assert wrong == task.corrupt(item, random.Random(item.index))
+        assert task.score(item, item.answer) == 1.0
+        assert task.score(item, wrong) == 0.0
+        # Plausible means that only the scorer can tell: same characters, no longer than an honest answer.
+        assert set(wrong) <= set(ALPHABET)
+        assert 1 <= len(wrong) <= task.max_answer_chars(level)
+        corruptions.add(wrong)
+    assert len(corruptions) > 10  # not one stock wrong answer
+
+
+@EVERY_TASK
+@pytest.mark.parametrize("answer", HOSTILE.values(), ids=HOSTILE.keys())
+def test_hostile_answers_score_zero_at_once(task: Task, answer: str) -> None:
+    items = [item for level in task.levels for item in task.items(4, range(3), level)]
+    started = time.process_time()
+    for item in items:
+        for variant in (answer, item.answer + answer, answer + item.answer):
+            if variant.strip() != item.answer:  # whitespace around an answer is forgiven
+                # Leading zeros are forgiven by addition, so that no run of zeros may pass for the answer to 0+0.
+                assert task.score(item, variant) == float(_is_zero_padding(task, item, variant))
+    assert time.process_time() - started < 1.0  # 36 items, about a millisecond
+
+
+def _is_zero_padding(task: Task, item: Item, answer: str) -> bool:
+    return task.name == "add" and len(answer) <= 2 * len(item.answer) and answer.lstrip("0") == item.answer.lstrip("0")
+
+
+@EVERY_TASK
+def test_right_answers_in_disguise_score_zero(task: Task) -> None:
+    for level in task.levels:
+        for item in task.items(5, range(20), level):
+            assert {name: task.score(item, text) for name, text in _disguises(item.answer).items()} == dict.fromkeys(
+                _disguises(item.answer), 0.0
+            )
+
+
+@EVERY_TASK
+@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@given(
+    completion=st.text()
+    | st.text(st.characters(categories=["Nd", "No", "Cs", "Cc", "Zs"]))
+    | st.text(ALPHABET, max_size=40)
+    | st.text("0123456789+-*/()", max_size=20),
+    index=st.integers(0, 50),
+)
+def test_scorers_are_total(task: Task, completion: str, index: int) -> None:
+    for level in (task.levels[0], task.levels[-1]):
+        item = task.item(6, index, level)
+        score = task.score(item, completion)
+        assert type(score) is float and score in (0.0, 1.0)
+        if not completion.isascii() or len(completion) > MAX_ANSWER_CHARS:
+            assert score == 0.0
+        assert task.feedback(item, completion, "binary") == ("+" if score else "-")
+
+
+def test_no_task_runs_model_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+    monkeypatch.setattr(os, "system", ran.append)
+    for task in TASKS.values():
+        item = task.item(0, 0, task.levels[0])
+        for template in ("__import__('os').system('{}')", "{}+0*__import__('os').system('x')"):
+            assert task.score(item, template.format(item.answer)) == 0.0
+    assert ran == []
+
+
+def test_no_task_calls_an_evaluator() -> None:
+    builtin = {"eval", "exec", "compile", "__import__"}  # as bare names: re.compile is innocent
+    elsewhere = {"literal_eval", "parse_expr", "sympify", "import_module"}
+    for path in Path(minirl.tasks.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            name = getattr(node, "id", None)
+            imported = getattr(node, "attr", None) or getattr(node, "name", None)
+            assert name not in builtin | elsewhere and imported not in elsewhere, f"{path.name}:{node.lineno}"
+
+
+class Listener(Task):
+    """Accepts everything and remembers what ``check`` was shown."""
+
+    name = "listener"
+    levels = range(1, 2)
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def make(self, rng: random.Random, level: int) -> tuple[str, str]:
+        return "=", "1"
+
+    def check(self, item: Item, answer: str) -> bool:
+        self.seen.append(answer)
+        return True
+
+    def max_answer_chars(self, level: int) -> int:
+        return 1
+
+    def corrupt(self, item: Item, rng: random.Random) -> str:
+        return "0"
+
+
+def test_check_only_sees_short_ascii_without_surrounding_whitespace() -> None:
+    task = Listener()
+    item = task.item(0, 0, 1)
+    scores = {name: task.score(item, answer) for name, answer in HOSTILE.items()}
+    assert all(len(answer) <= MAX_ANSWER_CHARS and answer.isascii() for answer in task.seen)
+    refused = {name for name, score in scores.items() if score == 0.0}
+    expected = {n for n, answer in HOSTILE.items() if len(answer) > MAX_ANSWER_CHARS or not answer.isascii()}
+    assert refused == expected
+    task.seen.clear()
+    assert task.score(item, "x" * MAX_ANSWER_CHARS) == 1.0
+    assert task.score(item, "x" * (MAX_ANSWER_CHARS + 1)) == 0.0
+    assert task.score(item, " 1\n") == 1.0
+    assert task.seen == ["x" * MAX_ANSWER_CHARS, "1"]
+
+
+# --- feedback --------------------------------------------------------------------------------------------------------
+
+
+@EVERY_TASK
+def test_feedback_grades(task: Task) -> None:
+    for item in task.items(8, range(30), task.levels[0]):
+        wrong = task.corrupt(item, random.Random(0))
+        # A nudge must not leak whether the attempt was right: that would not be intrinsic self-correction.
+        assert task.feedback(item, item.answer) == task.feedback(item, wrong) == "?"
+        assert task.feedback(item, item.answer, "nudge") == task.feedback(item, "", "nudge") == "?"
+        assert task.feedback(item, item.answer, "binary") == "+"
+        assert task.feedback(item, wrong, "binary") == "-"
+        assert task.feedback(item, "", grade="binary") == "-"
+        with pytest.raises(ValueError) as error:
+            task.feedback(item, item.answer, "oracle")
+        assert str(error.value) == "unknown feedback grade 'oracle'; one of: nudge, binary"
+
+
+# --- data sets -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    prompt: str
+    completion: str
+
+
+@EVERY_TASK
+def test_items_become_prompt_and_completion_columns(task: Task) -> None:
+    items = task.items(9, range(4), task.levels[1])
+    data = to_dataset(items)
+    assert set(data.column_names) == {"task", "seed", "index", "level", "prompt", "answer", "completion"}
+    assert data["prompt"][:] == [item.prompt for item in items]
+    assert data["completion"][:] == data["answer"][:] == [item.answer for item in items]
+    assert data["index"][:] == [0, 1, 2, 3]
+    # A scorer on the other side of TRL gets an item back from the columns of a row.
+    row = {key: value for key, value in data[2].items() if key != "completion"}
+    assert task.score(Item(**row), data[2]["completion"]) == 1.0
+
+
+def test_dictionaries_and_other_dataclasses_become_data_sets() -> None:
+    rows = [{"prompt": "1+1=", "completion": "3", "reward": 0.0}, {"prompt": "1+2=", "completion": "03", "reward": 1.0}]
+    data = to_dataset(rows)
+    assert [dict(row) for row in data] == rows
+    # An answer becomes the completion only where there is none: a record of what a policy wrote stays what it wrote.
+    attempt = {"prompt": "1+1=", "answer": "02", "completion": "03"}
+    assert to_dataset([attempt])[0] == attempt
+    solved = {"prompt": "1+1=", "answer": "02"}
+    assert to_dataset([solved])[0] == {**solved, "completion": "02"}
+    assert solved == {"prompt": "1+1=", "answer": "02"}  # the caller's row is left alone
+    assert to_dataset([Demonstration("1+1=", "02")])[0] == {"prompt": "1+1=", "completion": "02"}
