@@ -97,21 +97,26 @@ def forward(model: PreTrainedModel, ids: Tensor) -> Tensor:
 class FastDecoder:
     """Incremental decoding of a ragged batch with a key–value cache. Same interface as ``sampler.ModelDecoder``."""
 
-    def __init__(self, model: PreTrainedModel, batch: int, max_length: int) -> None:
+    def __init__(self, model: PreTrainedModel, batch: int) -> None:
         config: Any = model.config
         self.model, self.layers = model, [_Layer(module, config) for module in model.model.layers]
         self.embedding, self.head = model.model.embed_tokens.weight, model.lm_head.weight
-        device = self.embedding.device
-        self.cos, self.sin = rope(model, max_length)
-        shape = (len(self.layers), 2, batch, config.num_key_value_heads, max_length, config.head_dim)
-        self.cache = torch.zeros(shape, device=device, dtype=self.embedding.dtype)
-        self.lengths = torch.zeros(batch, dtype=torch.long, device=device)
+        shape = (len(self.layers), 2, batch, config.num_key_value_heads, 0, config.head_dim)
+        self.cache = torch.zeros(shape, device=self.embedding.device, dtype=self.embedding.dtype)
+        self.lengths = torch.zeros(batch, dtype=torch.long, device=self.embedding.device)
         self.longest = 0  # upper bound of lengths, kept in Python to slice the cache without a device sync
 
     def expand(self, times: int) -> None:
         """Repeat every row ``times`` times, neighbours together: one prefill serves a whole group."""
         self.cache = self.cache.repeat_interleave(times, dim=2)
         self.lengths = self.lengths.repeat_interleave(times)
+
+    def _grow(self, length: int) -> None:
+        """Make room for ``length`` positions, in steps of 32 so that decoding rarely has to."""
+        missing = -(-(length - self.cache.shape[-2]) // 32) * 32
+        if missing > 0:
+            self.cache = F.pad(self.cache, (0, 0, 0, missing))
+            self.cos, self.sin = rope(self.model, self.cache.shape[-2])
 
     def append(self, ids: Tensor, counts: Tensor) -> Tensor:
         """Append ``counts[b]`` ≤ T tokens of ``ids`` [B, T] to row b; logits [B, V] after each row's last new token.
@@ -121,8 +126,8 @@ class FastDecoder:
         """
         batch, width = ids.shape
         position = self.lengths[:, None] + torch.arange(width, device=ids.device)  # [B, T]
-        position = position.clamp_max(self.cos.shape[0] - 1)
-        self.longest = min(self.longest + width, self.cos.shape[0])
+        self.longest += width
+        self._grow(self.longest)
         rows = torch.arange(batch, device=ids.device)[:, None]
         visible = torch.arange(self.longest, device=ids.device) <= position[:, :, None]  # [B, T, S]
         bias = torch.zeros(visible.shape, device=ids.device).masked_fill_(~visible, float("-inf"))[:, None]

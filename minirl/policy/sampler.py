@@ -31,7 +31,7 @@ class ModelDecoder:
     left-padded batch anew. Slower than ``FastDecoder``, and correct for LoRA, other architectures and quantised models.
     """
 
-    def __init__(self, model: PreTrainedModel, batch: int, max_length: int) -> None:
+    def __init__(self, model: PreTrainedModel, batch: int) -> None:
         self.model = model
         self.rows: list[list[int]] = [[] for _ in range(batch)]
         self.cache = None
@@ -70,9 +70,9 @@ class ModelDecoder:
         return output.logits[:, -1].float()
 
 
-def make_decoder(model: PreTrainedModel, batch: int, max_length: int) -> Decoder:
+def make_decoder(model: PreTrainedModel, batch: int) -> Decoder:
     """The fastest decoder that computes what ``model`` computes."""
-    return (fast.FastDecoder if fast.supports(model) else ModelDecoder)(model, batch, max_length)
+    return (fast.FastDecoder if fast.supports(model) else ModelDecoder)(model, batch)
 
 
 @dataclass

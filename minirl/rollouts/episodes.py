@@ -90,9 +90,7 @@ def roll_out(
         noise = torch.rand(batch, turns, limit, generator=generator).to(device)
 
     contexts = [policy.encode_prompt(item.prompt) for item in items]
-    reply_room = 64 + 2 * max(map(len, contexts))  # feedback may restate the problem
-    longest = max(map(len, contexts)) + turns * (limit + reply_room)
-    decoder = make_decoder(policy.model, len(items), longest)
+    decoder = make_decoder(policy.model, len(items))
     logits = decoder.append(*pad_rows(contexts, policy.pad_id, device))
     if samples > 1:
         decoder.expand(samples)

@@ -155,8 +155,9 @@ def test_prompts_and_answers_fit_the_alphabet_and_the_declared_length(task: Task
         assert set(item.prompt + item.answer) <= set(ALPHABET)
         assert item.prompt.endswith("=")
         assert 1 <= len(item.answer) <= task.max_answer_chars(level) <= MAX_ANSWER_CHARS
-        # Two attempts with feedback between them have to fit into a context of 128 tokens.
-        assert len(item.prompt) + 2 * task.max_answer_chars(level) + 4 <= 128
+        # Two attempts, each ended by a token, with feedback between them fit into a context of 128 tokens.
+        feedback = task.feedback(item, item.answer)
+        assert len(item.prompt) + len(feedback) + 2 * (task.max_answer_chars(level) + 1) <= 128
 
 
 @EVERY_TASK
@@ -237,7 +238,7 @@ def test_scorers_are_total(task: Task, completion: str, index: int) -> None:
         assert type(score) is float and score in (0.0, 1.0)
         if not completion.isascii() or len(completion) > MAX_ANSWER_CHARS:
             assert score == 0.0
-        assert task.feedback(item, completion, "binary") == ("+" if score else "-")
+        assert task.feedback(item, completion, "binary") == ("+" if score else "-") + item.prompt
 
 
 def test_no_task_runs_model_text(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,12 +306,13 @@ def test_check_only_sees_short_ascii_without_surrounding_whitespace() -> None:
 def test_feedback_grades(task: Task) -> None:
     for item in task.items(8, range(30), task.levels[0]):
         wrong = task.corrupt(item, random.Random(0))
+        nudge, right, false = (sign + item.prompt for sign in "?+-")  # a sign, then the problem once more
         # A nudge must not leak whether the attempt was right: that would not be intrinsic self-correction.
-        assert task.feedback(item, item.answer) == task.feedback(item, wrong) == "?"
-        assert task.feedback(item, item.answer, "nudge") == task.feedback(item, "", "nudge") == "?"
-        assert task.feedback(item, item.answer, "binary") == "+"
-        assert task.feedback(item, wrong, "binary") == "-"
-        assert task.feedback(item, "", grade="binary") == "-"
+        assert task.feedback(item, item.answer) == task.feedback(item, wrong) == nudge
+        assert task.feedback(item, item.answer, "nudge") == task.feedback(item, "", "nudge") == nudge
+        assert task.feedback(item, item.answer, "binary") == right
+        assert task.feedback(item, wrong, "binary") == task.feedback(item, "", grade="binary") == false
+        assert set(nudge + right + false) <= set(ALPHABET)
         with pytest.raises(ValueError) as error:
             task.feedback(item, item.answer, "oracle")
         assert str(error.value) == "unknown feedback grade 'oracle'; one of: nudge, binary"

@@ -1,0 +1,9 @@
+"""Settings of all tests: one thread, which is what makes runs bit-identical, and no network."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is first imported
+
+import torch  # noqa: E402
+
+torch.set_num_threads(1)
