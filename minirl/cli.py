@@ -99,11 +99,13 @@ def list_techniques(options: argparse.Namespace) -> None:
 def reproduce(options: argparse.Namespace) -> int:
     from minirl.experiments import runner
     from minirl.experiments.claims import load_claim
-    from minirl.experiments.registry import technique
-    from minirl.experiments.report import claim_path, publish, seed_table
+    from minirl.experiments.registry import claim_path, technique
+    from minirl.experiments.report import publish, seed_table
     from minirl.experiments.run import load_experiment
     from minirl.experiments.rundir import read_json
 
+    for slug in options.slugs:
+        load_experiment(slug, options.tier, options.set)  # all mistakes show before the first run starts
     status = 0
     for slug in options.slugs:
         claim = claim_path(technique(slug), "tiny")
@@ -137,8 +139,8 @@ def reproduce(options: argparse.Namespace) -> int:
 def sweep(options: argparse.Namespace) -> None:
     from minirl.experiments import runner
     from minirl.experiments.claims import load_claim
-    from minirl.experiments.registry import technique
-    from minirl.experiments.report import claim_path, publish
+    from minirl.experiments.registry import claim_path, technique
+    from minirl.experiments.report import publish
 
     claim = load_claim(claim_path(technique(options.slug), "tiny"))
     seeds = runner.parse_seeds(options.seeds) if options.seeds else list(claim.seeds)
@@ -193,10 +195,12 @@ def bases_list(options: argparse.Namespace) -> None:  # noqa: ARG001
 def bases_build(options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
-    from minirl.experiments.bases import build_base, load_recipe, save_base
+    from minirl.experiments.bases import build_base, check_target, load_recipe, save_base
     from minirl.policy.models import SHIPPED
 
     recipe = load_recipe(options.name)
+    out = options.out or Path("bases") / options.name
+    check_target(out)  # before minutes of training
     with tqdm(total=recipe.steps, unit="step", desc=options.name) as bar:
 
         def progress(step: int, loss: float) -> None:
@@ -204,7 +208,6 @@ def bases_build(options: argparse.Namespace) -> None:
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
 
         policy = build_base(recipe, progress)
-    out = options.out or Path("bases") / options.name
     card = save_base(policy, SHIPPED / options.name / "recipe.yaml", out)
     print(f"written to {out}\n{json.dumps(card, indent=1)}")
 

@@ -5,13 +5,23 @@ parameter) ends in one :class:`ConfigError` that names the key, where it stands,
 """
 
 import difflib
+import re
 import types
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from minirl.errors import ConfigError
 
@@ -23,6 +33,13 @@ class Strict(BaseModel):
     """Base of every config: unknown keys are errors, values do not change after loading, no NaN or infinity."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation in (int, float):
+            raise ValueError("expected a number")  # pydantic would take `yes` for 1
+        return value
 
 
 class TaskConfig(Strict):
@@ -88,14 +105,14 @@ class Experiment(Strict):
 def nearest(word: str, candidates: Iterable[str]) -> str:
     """`` Did you mean 'x'?`` or, if nothing is close, the list of what there is."""
     candidates = sorted(candidates)
-    close = difflib.get_close_matches(word, candidates, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(word), candidates, n=1, cutoff=0.5)
     if close:
         return f" Did you mean {close[0]!r}?"
     return f" There is: {', '.join(candidates)}." if candidates else ""
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice; plain YAML silently keeps the last one."""
+class _StrictLoader(yaml.SafeLoader):
+    """Safe YAML without two of its traps: a key given twice (the last would win) and ``010`` (octal: 8) are errors."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -103,6 +120,16 @@ class _UniqueKeyLoader(yaml.SafeLoader):
             if keys.count(key) > 1:
                 raise yaml.MarkedYAMLError(problem=f"key {key!r} is given twice", problem_mark=node.start_mark)
         return super().construct_mapping(node, deep)
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        if re.fullmatch(r"[-+]?0[0-9_]+", node.value):
+            raise yaml.MarkedYAMLError(
+                problem=f"{node.value} begins with 0, octal in YAML", problem_mark=node.start_mark
+            )
+        return super().construct_yaml_int(node)
+
+
+_StrictLoader.add_constructor("tag:yaml.org,2002:int", _StrictLoader.construct_yaml_int)
 
 
 def load_yaml(path: Path, _seen: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -114,9 +141,9 @@ def load_yaml(path: Path, _seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if path.resolve() in _seen:
         raise ConfigError(f"{path}: 'extends' goes round in a circle: {' → '.join(p.name for p in _seen)}")
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
     except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such file") from error
+        raise ConfigError(f"{path}: no such file{f', though {_seen[-1]} extends it' if _seen else ''}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     except yaml.YAMLError as error:
@@ -135,8 +162,9 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in over.items():
         if value is None:
             merged.pop(key, None)
-        elif isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
-            merged[key] = merge(merged[key], value)
+        elif isinstance(value, Mapping):
+            below = merged.get(key)
+            merged[key] = merge(below if isinstance(below, Mapping) else {}, value)
         else:
             merged[key] = value
     return merged
@@ -150,22 +178,33 @@ def parse_overrides(pairs: Iterable[str] | Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(pairs, Mapping):
         split = {}
         for pair in pairs:
-            key, sign, value = pair.partition("=")
+            key, sign, value = str(pair).partition("=")
             if not sign or not key.strip():
                 raise ConfigError(f"override {pair!r} is not of the form key=value, e.g. train.updates=10")
             try:
-                split[key.strip()] = yaml.safe_load(value)
+                split[key.strip()] = yaml.load(value, Loader=_StrictLoader)
             except yaml.YAMLError as error:
-                raise ConfigError(f"override {key!r}: the value {value!r} is not valid YAML") from error
+                problem = getattr(error, "problem", None) or error
+                raise ConfigError(f"override {key!r}: the value {value!r} is not valid YAML: {problem}") from error
         pairs = split
     nested: dict[str, Any] = {}
     for key, value in pairs.items():
-        *path, last = str(key).split(".")
-        leaf: dict[str, Any] = {last: value}
-        for part in reversed(path):
-            leaf = {part: leaf}
-        nested = merge(nested, leaf)
+        _put(nested, str(key).split("."), value)
     return nested
+
+
+def _put(nested: dict[str, Any], path: list[str], value: Any) -> None:
+    """Set the leaf at ``path``. Not :func:`merge`: a None must stay, because it removes a key later."""
+    if isinstance(value, Mapping) and value:
+        for key, below in value.items():
+            _put(nested, [*path, str(key)], below)
+        return
+    for depth, part in enumerate(path[:-1], 1):
+        nested = nested.setdefault(part, {})
+        if not isinstance(nested, dict):
+            whole = ".".join(path[:depth])
+            raise ConfigError(f"override {'.'.join(path)!r}: another override sets {whole!r} itself to {nested!r}")
+    nested[path[-1]] = value
 
 
 def validate(model: type[Model], data: Any, source: str) -> Model:

@@ -61,24 +61,33 @@ def slip(answer: str, probability: float, symbols: str, rng: random.Random) -> s
     return "".join(rng.choice(symbols) if rng.random() < probability else c for c in answer)
 
 
-def episode(policy: Policy, task: Task, item: Item, recipe: Recipe, rng: random.Random) -> tuple[list[int], list[int]]:
-    """One two-attempt training text: token ids, and 1 where a token belongs to an attempt (0: prompt, nudge)."""
-    symbols = sorted(set(item.answer)) if not item.answer.isdigit() else "0123456789"
-    first = slip(item.answer, recipe.slip, "".join(symbols), rng)
-    repeated = rng.random() < recipe.repeat
-    second = first if repeated else slip(item.answer, recipe.second_slip, "".join(symbols), rng)
-    ids: list[int] = []
-    own: list[int] = []
-    parts = [(item.prompt, False), (first, True), (task.feedback(item, first), False), (second, True)]
-    for text, is_attempt in parts:
-        tokens = policy.encode_prompt(text) + ([policy.stop_id] if is_attempt else [])
-        ids += tokens
-        own += [int(is_attempt)] * len(tokens)
+def episodes(
+    policy: Policy, task: Task, items: list[Item], recipe: Recipe, rng: random.Random
+) -> tuple[list[list[int]], list[list[int]]]:
+    """One two-attempt training text per item: token ids, and 1 where a token belongs to an attempt, else 0."""
+    parts: list[list[str]] = []
+    for item in items:
+        symbols = "0123456789" if item.answer.isdigit() else "".join(sorted(set(item.answer)))
+        first = slip(item.answer, recipe.slip, symbols, rng)
+        repeated = rng.random() < recipe.repeat
+        second = first if repeated else slip(item.answer, recipe.second_slip, symbols, rng)
+        parts.append([item.prompt, first, task.feedback(item, first), second])
+    encoded = iter(policy.encode_text([text for texts in parts for text in texts]))
+    ids: list[list[int]] = []
+    own: list[list[int]] = []
+    for prompt, first_ids, nudge, second_ids in zip(encoded, encoded, encoded, encoded, strict=True):
+        pieces = [(prompt, 0), ([*first_ids, policy.stop_id], 1), (nudge, 0), ([*second_ids, policy.stop_id], 1)]
+        ids.append([token for piece, _ in pieces for token in piece])
+        own.append([mine for piece, mine in pieces for _ in piece])
     return ids, own
 
 
-def build_base(recipe: Recipe, progress: Callable[[int, float], None] = lambda step, loss: None) -> Policy:
-    """Train a base from scratch. Deterministic for one thread; ``progress(step, loss)`` is called every step."""
+def build_base(recipe: Recipe, progress: Callable[[int, float], None] = lambda *_: None) -> Policy:
+    """Train a base from scratch; ``progress(step, loss)`` is called every step.
+
+    Runs on one thread: at this size a second one costs more than it brings, and the bits would depend on it.
+    """
+    torch.set_num_threads(1)
     task = get(recipe.task.name)
     policy = tiny_llama(recipe.hidden, recipe.layers, recipe.heads, seed=recipe.seed)
     optimizer = torch.optim.AdamW(policy.model.parameters(), betas=(0.9, 0.98), weight_decay=0.0, fused=True)
@@ -86,9 +95,9 @@ def build_base(recipe: Recipe, progress: Callable[[int, float], None] = lambda s
     for step in range(recipe.steps):
         first = step * recipe.batch
         items = task.items(CORPUS_SEED + recipe.seed, range(first, first + recipe.batch), recipe.task.level)
-        rows, own = zip(*(episode(policy, task, item, recipe, rng) for item in items), strict=True)
-        ids, _ = pad_rows(list(rows), policy.pad_id, policy.device)
-        learn = pad_rows(list(own), 0, policy.device)[0].bool()[:, 1:]
+        rows, own = episodes(policy, task, items, recipe, rng)
+        ids, _ = pad_rows(rows, policy.pad_id, policy.device)
+        learn = pad_rows(own, 0, policy.device)[0].bool()[:, 1:]
         logprobs = token_logprobs(policy.logits(ids)[:, :-1], ids[:, 1:])
         loss, _ = cross_entropy(logprobs, learn, int(learn.sum()))
         # Linear warm-up, then linear decay to 2 %: the cheap schedule that small models like.
@@ -116,12 +125,24 @@ def measure_base(policy: Policy, recipe: Recipe, items: int = 1024) -> dict[str,
     return card
 
 
+def check_target(directory: Path) -> None:
+    """Raise :class:`ConfigError` if a base written to ``directory`` would replace something that is not a base."""
+    if (
+        directory.exists()
+        and not (directory / "recipe.yaml").is_file()
+        and (not directory.is_dir() or any(directory.iterdir()))
+    ):
+        raise ConfigError(f"{directory} exists and is not a base; choose another --out")
+
+
 def save_base(policy: Policy, recipe_file: Path, directory: Path) -> dict[str, float]:
     """Write weights (bfloat16), tokenizer, recipe and card to ``directory``, which appears complete or not at all.
 
-    The card describes the rounded weights, which are what runs start from. Returns it.
+    The card describes the rounded weights, which are what runs start from. Returns it. Raises :class:`ConfigError` if
+    ``directory`` holds something else.
     """
     recipe = load_model(recipe_file, Recipe)
+    check_target(directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent) as scratch:
         made = Path(scratch) / "base"

@@ -17,8 +17,6 @@ def diagnose() -> tuple[list[str], bool]:
     """Lines to print, and whether the tiers for laptops (smoke, tiny) can run."""
     problems: list[str] = []
     lines = [f"Python {sys.version.split()[0]}, {os.cpu_count()} cores, {_memory_gib():.0f} GiB memory"]
-    if sys.version_info < (3, 11):
-        problems.append("Python is too old: minirl needs 3.11 or newer.")
     missing = _missing(("torch", "transformers", "papermill", "nbconvert", "ipykernel", "matplotlib", "pydantic"))
     if missing:
         problems.append(f"Not installed: {', '.join(missing)}. Run `pip install -e .` in the repository.")

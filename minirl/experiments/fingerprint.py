@@ -66,7 +66,7 @@ def imported_files(path: Path, root: Path) -> set[Path]:
     return found
 
 
-def fingerprint(experiment: Experiment, variant: str = "") -> dict[str, str]:
+def fingerprint(experiment: Experiment) -> dict[str, str]:
     """Part → hash for everything a result of ``experiment`` depends on.
 
     Where it runs (``budget``, ``threads``) is not part of the config that counts.

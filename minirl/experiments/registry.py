@@ -88,6 +88,11 @@ def technique(slug: str) -> Technique:
     return known[slug]
 
 
+def claim_path(item: Technique, tier: str) -> Path:
+    """``claim.yaml`` holds the claim at tiny, ``claim-<tier>.yaml`` that of another tier."""
+    return item.reproduction / ("claim.yaml" if tier == "tiny" else f"claim-{tier}.yaml")
+
+
 def load_module(item: Technique):
     """The technique's Python module."""
     return importlib.import_module(f"minirl.techniques.{item.family}.{module_name(item.slug)}")

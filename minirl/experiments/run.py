@@ -156,7 +156,7 @@ class Run:
         """The records of ``arm`` so far."""
         return read_metrics(self.arm_directory(arm) / "metrics.jsonl")
 
-    def train(self, arm: str, watch: Callable[[str, Record], None] = lambda arm, record: None) -> Policy:
+    def train(self, arm: str, watch: Callable[[str, Record], None] = lambda *_: None) -> Policy:
         """Train ``arm`` (or what is left of it) and return its policy; ``watch(arm, record)`` sees every update.
 
         Each record also carries ``updates``, the number there will be, so that a watcher can estimate the end.
@@ -260,7 +260,7 @@ class Run:
             "variant": self.variant,
             "seed": self.seed,
             "claim_sha256": hashlib.sha256(claim.read_bytes()).hexdigest() if claim.exists() else None,
-            "fingerprint": fingerprint(self.experiment, self.variant),
+            "fingerprint": fingerprint(self.experiment),
             "evaluation": {**self.experiment.evaluation.model_dump(), "level": self.experiment.task.level},
             "arms": arms,
             "core_s": round(sum(arm["core_s"] for arm in arms.values()), 1),

@@ -16,6 +16,7 @@ import torch
 from minirl.errors import RunError
 from minirl.loops import Learner
 
+_held: dict[Path, list[Any]] = {}  # directory → its lock file and how many holders it has in this process
 KEEP_CHECKPOINTS = 2  # the newest may be the one that a crash or a bad disk has damaged
 
 
@@ -57,14 +58,30 @@ def read_json(path: Path) -> Any:
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Hold ``directory`` for this process. Raises :class:`RunError` if another one is running in it."""
-    directory.mkdir(parents=True, exist_ok=True)
-    with open(directory / ".lock", "w") as file:
+    """Hold ``directory`` for this process, which may do so several times (a notebook's cell that is run again).
+
+    Raises :class:`RunError` if another process is running in it, or if it cannot be written.
+    """
+    key = directory.resolve()
+    if key not in _held:
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            file = open(directory / ".lock", "w")  # noqa: SIM115 – closed with the last of its holders
+        except OSError as error:
+            raise RunError(f"cannot write {directory}: {error.strerror}; choose another --out") from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            file.close()
             raise RunError(f"{directory} is in use by another process; wait for it, or choose another --out") from error
+        _held[key] = [file, 0]
+    _held[key][1] += 1
+    try:
         yield  # the operating system releases the lock when the process ends, however it ends
+    finally:
+        _held[key][1] -= 1
+        if not _held[key][1]:
+            _held.pop(key)[0].close()
 
 
 class MetricsLog:

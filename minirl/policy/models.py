@@ -54,29 +54,36 @@ class Policy:
     def has_template(self) -> bool:
         return self.tokenizer.chat_template is not None
 
-    def encode_prompt(self, text: str) -> list[int]:
-        """Token ids of the first user message, up to where the policy's attempt begins."""
-        if self.has_template:
-            text = self._render([{"role": "user", "content": text}])
-        return self.tokenizer.encode(text, add_special_tokens=False)
+    def encode_text(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of plain texts, in one call: the tokenizer's overhead is per call, not per text."""
+        return self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
 
-    def encode_feedback(self, text: str) -> list[int]:
+    def encode_prompts(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of first user messages, up to where the policy's attempt begins."""
+        if self.has_template:
+            texts = [self._render([{"role": "user", "content": text}]) for text in texts]
+        return self.encode_text(texts)
+
+    def encode_feedback(self, texts: list[str]) -> list[list[int]]:
         """Token ids between an attempt (which ends with the stop token) and the next one."""
         if self.has_template:
-            # Render a whole exchange and keep what follows the attempt: the only way to learn from an arbitrary
-            # template what it puts between two turns.
-            attempt = "\x00attempt\x00"
-            turns = [("user", "q"), ("assistant", attempt), ("user", text)]
-            rendered = self._render([{"role": role, "content": content} for role, content in turns])
-            text = rendered.split(attempt, 1)[1].removeprefix(self.tokenizer.eos_token)
-        return self.tokenizer.encode(text, add_special_tokens=False)
+            texts = [self._after_attempt(text) for text in texts]
+        return self.encode_text(texts)
+
+    def _after_attempt(self, text: str) -> str:
+        # Render a whole exchange and keep what follows the attempt: the only way to learn from an arbitrary template
+        # what it puts between two turns.
+        attempt = "\x00attempt\x00"
+        turns = [("user", "q"), ("assistant", attempt), ("user", text)]
+        rendered = self._render([{"role": role, "content": content} for role, content in turns])
+        return rendered.split(attempt, 1)[1].removeprefix(self.tokenizer.eos_token)
 
     def _render(self, messages: list[dict[str, str]]) -> str:
         return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
-    def decode(self, ids: list[int]) -> str:
-        """Text of an attempt, without special tokens."""
-        return self.tokenizer.decode(ids, skip_special_tokens=True)
+    def decode(self, rows: list[list[int]]) -> list[str]:
+        """Texts of attempts, without special tokens."""
+        return self.tokenizer.batch_decode(rows, skip_special_tokens=True)
 
     def logits(self, ids: Tensor) -> Tensor:
         """Logits [B, T, V] in float32 for right-padded ids [B, T]; differentiable."""

@@ -89,7 +89,7 @@ def roll_out(
     if generator is not None:
         noise = torch.rand(batch, turns, limit, generator=generator).to(device)
 
-    contexts = [policy.encode_prompt(item.prompt) for item in items]
+    contexts = policy.encode_prompts([item.prompt for item in items])
     decoder = make_decoder(policy.model, len(items))
     logits = decoder.append(*pad_rows(contexts, policy.pad_id, device))
     if samples > 1:
@@ -112,24 +112,26 @@ def roll_out(
             pad_id=policy.pad_id,
             temperature=temperature,
         )
-        replies = []
-        for b, (tokens, logprob, length) in enumerate(
-            zip(attempt.ids.tolist(), attempt.logprobs.tolist(), attempt.lengths.tolist(), strict=True)
-        ):
-            ids[b] += tokens[:length]
-            turn_of[b] += [turn] * length
-            logprobs[b] += logprob[:length]
-            answer = policy.decode(tokens[:length])
-            answers[b].append(answer)
-            scores[b, turn] = task.score(row_items[b], answer)
-            if turn + 1 < turns:
-                reply = policy.encode_feedback(task.feedback(row_items[b], answer, feedback))
-                replies.append([tokens[length - 1], *reply])  # the attempt's last token is not in the cache yet
+        lengths = attempt.lengths.tolist()
+        written = [tokens[:length] for tokens, length in zip(attempt.ids.tolist(), lengths, strict=True)]
+        texts = policy.decode(written)
+        for b, (item, text, logprob) in enumerate(zip(row_items, texts, attempt.logprobs.tolist(), strict=True)):
+            ids[b] += written[b]
+            turn_of[b] += [turn] * lengths[b]
+            logprobs[b] += logprob[: lengths[b]]
+            answers[b].append(text)
+            scores[b, turn] = task.score(item, text)
+        if turn + 1 < turns:
+            replies = policy.encode_feedback(
+                [task.feedback(item, text, feedback) for item, text in zip(row_items, texts, strict=True)]
+            )
+            # The last token of an attempt is not in the cache yet; it goes in with the reply.
+            chunks = [[tokens[-1], *reply] for tokens, reply in zip(written, replies, strict=True)]
+            logits = decoder.append(*pad_rows(chunks, policy.pad_id, device))
+            for b, reply in enumerate(replies):
                 ids[b] += reply
                 turn_of[b] += [CONTEXT] * len(reply)
                 logprobs[b] += [0.0] * len(reply)
-        if turn + 1 < turns:
-            logits = decoder.append(*pad_rows(replies, policy.pad_id, device))
 
     padded, _ = pad_rows(ids, policy.pad_id, device)
     width = padded.shape[1]

@@ -64,10 +64,13 @@ class PairSFT(Method):
             if self.shuffle_scores:
                 order = torch.randperm(len(rollouts.items), generator=learner.generator(update, "shuffle"))
                 rollouts.scores = rollouts.scores[order]
-            for wrong, right in correction_pairs(rollouts, train.samples * train.turns):
+            pairs = correction_pairs(rollouts, train.samples * train.turns)
+            replies = policy.encode_feedback(
+                [learner.task.feedback(rollouts.items[w], rollouts.answers[w][0], train.feedback) for w, _ in pairs]
+            )
+            for (wrong, right), reply in zip(pairs, replies, strict=True):
                 context, second = attempt_ids(rollouts, wrong), attempt_ids(rollouts, right, own_only=True)
-                reply = learner.task.feedback(rollouts.items[wrong], rollouts.answers[wrong][0], train.feedback)
-                rows.append([*context, *policy.encode_feedback(reply), *second])
+                rows.append([*context, *reply, *second])
                 learn.append([0] * (len(rows[-1]) - len(second)) + [1] * len(second))
         if not rows:
             raise TrainingError("the base never gave both a right and a wrong answer to one problem: no pairs to learn")

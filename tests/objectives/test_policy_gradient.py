@@ -13,9 +13,7 @@ LOGITS = [math.log(1.0), math.log(2.0), math.log(1.0)]  # π = (1/4, 1/2, 1/4)
 
 def loss_of(logits, ids, advantages, own, normaliser):
     """``reinforce`` for logits [B, L, 3], as the loops call it."""
-    return reinforce(
-        token_logprobs(logits, torch.tensor(ids)), torch.tensor(advantages), torch.tensor(own), normaliser
-    )
+    return reinforce(token_logprobs(logits, torch.tensor(ids)), torch.tensor(advantages), torch.tensor(own), normaliser)
 
 
 def test_loss_and_gradient_by_hand():

@@ -161,15 +161,16 @@ def test_pad_rows_by_hand():
 # --- decoders -------------------------------------------------------------------------------------------------------
 
 # Tokens that each of three rows gets at each append: several turns, rows of different length, some left out. Appends
-# of one token (steps 2, 3, 5) take the cached path of ModelDecoder, the others its prefill.
-COUNTS = [[3, 1, 5], [2, 4, 0], [1, 0, 1], [1, 1, 1], [0, 3, 2], [0, 1, 1], [4, 2, 3]]
+# of one token (2, 3, 5 and 8) take the cached path of ModelDecoder, the others its prefill; the last make FastDecoder's
+# cache grow beyond its first 32 positions.
+COUNTS = [[3, 1, 5], [2, 4, 0], [1, 0, 1], [1, 1, 1], [0, 3, 2], [0, 1, 1], [4, 2, 3], [2, 30, 1], [1, 1, 1]]
 
 
 @MODELS
 @pytest.mark.parametrize("expand_after", [None, 0, 3])
 @torch.no_grad()
 def test_ragged_appends_over_several_turns(model, decoder_kind, expand_after):
-    decoder = make_decoder(model, 3, max_length=40)
+    decoder = make_decoder(model, 3)
     contexts: list[list[int]] = [[], [], []]
     for step, counts in enumerate(COUNTS):
         if len(contexts) == 6:
@@ -198,7 +199,7 @@ def test_both_decoders_sample_the_same(monkeypatch):
 
     one = sample()
     monkeypatch.setattr(fast, "supports", lambda model: False)
-    assert isinstance(make_decoder(policy.model, 1, 1), ModelDecoder)
+    assert isinstance(make_decoder(policy.model, 1), ModelDecoder)
     two = sample()
     assert one.ids.tolist() == two.ids.tolist()
     assert one.turn.tolist() == two.turn.tolist()
@@ -281,7 +282,9 @@ def test_impossible_tokens_at_either_end_are_not_chosen():
 
 def test_rounding_never_reaches_an_impossible_token():
     # 3,000 probabilities whose sum in single precision is not 1, then one that is 0.
-    logits = torch.cat([torch.randn(64, 3000, generator=torch.Generator().manual_seed(0)), torch.full((64, 1), -1e9)], 1)
+    logits = torch.cat(
+        [torch.randn(64, 3000, generator=torch.Generator().manual_seed(0)), torch.full((64, 1), -1e9)], 1
+    )
     tokens, logprobs = choose(logits, torch.full((64,), 1 - 2**-24), 1.0)
     assert tokens.max() < 3000 and logprobs.isfinite().all()
 
@@ -302,7 +305,7 @@ def test_frequencies_over_a_grid_of_noise_are_the_probabilities():
 
 @torch.no_grad()
 def sample_rows(model, rows: list[list[int]], noise, temperature=1.0):
-    decoder = make_decoder(model, len(rows), max_length=40)
+    decoder = make_decoder(model, len(rows))
     logits = decoder.append(*pad_rows(rows, 0))
     return complete(decoder, logits, noise, max_new_tokens=8, stop_id=1, pad_id=0, temperature=temperature)
 
@@ -507,7 +510,9 @@ def test_pieces_of_a_conversation_are_the_rendered_conversation():
         messages += [{"role": "user", "content": question}, {"role": "assistant", "content": attempt}]
         pieces += [*policy.tokenizer.encode(attempt, add_special_tokens=False), policy.stop_id]
     whole = policy.tokenizer.apply_chat_template(messages, tokenize=False)
-    assert whole.startswith("<|im_start|>user\n1+2=<|im_end|>\n<|im_start|>assistant\n03<|im_end|>\n<|im_start|>user\n?")
+    assert whole.startswith(
+        "<|im_start|>user\n1+2=<|im_end|>\n<|im_start|>assistant\n03<|im_end|>\n<|im_start|>user\n?"
+    )
     assert [*pieces, *policy.tokenizer.encode("\n", add_special_tokens=False)] == policy.tokenizer.encode(
         whole, add_special_tokens=False
     )
