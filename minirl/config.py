@@ -156,6 +156,14 @@ def load_yaml(path: Path, _seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     return merge(load_yaml(path.parent / str(parent), (*_seen, path.resolve())), data)
 
 
+def described(path: Path) -> str:
+    """``child.yaml ← parent.yaml``: ``path``, which must be readable, and what it extends; a wrong key may be in any."""
+    shown, current = str(path), path
+    while parent := yaml.load(current.read_text(encoding="utf-8"), Loader=_StrictLoader).get("extends"):
+        shown, current = f"{shown} ← {parent}", current.parent / str(parent)
+    return shown
+
+
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """``over`` laid on ``base``: mappings merge key by key, everything else is replaced; None removes a key."""
     merged = dict(base)
@@ -218,7 +226,8 @@ def validate(model: type[Model], data: Any, source: str) -> Model:
 
 def load_model(path: Path, model: type[Model]) -> Model:
     """The YAML file ``path`` as a ``model``. Raises :class:`ConfigError`."""
-    return validate(model, load_yaml(path), str(path))
+    data = load_yaml(path)
+    return validate(model, data, described(path))
 
 
 def _explain(model: type[BaseModel], problem: Mapping[str, Any]) -> str:

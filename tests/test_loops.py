@@ -20,7 +20,7 @@ from minirl.policy.logprobs import token_logprobs
 from minirl.policy.models import Policy, tiny_llama
 from minirl.rollouts.episodes import Rollouts
 from minirl.tasks import Item
-from minirl.tasks.addition import Addition
+from minirl.tasks.add import Addition
 from minirl.techniques.base import Credit, Examples, OnlinePhase, SupervisedPhase, turn_credit
 
 

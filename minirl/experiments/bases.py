@@ -30,8 +30,9 @@ CORPUS_SEED = 1_000_003  # items of this seed belong to pretraining; runs and ev
 class Recipe(Strict):
     """How a base is made: a fresh small Llama imitates two-attempt episodes.
 
-    ``slip`` is the probability that a character of the first attempt is replaced by a random one, ``second_slip`` the
-    same for a second attempt that is not a repetition, ``repeat`` the probability that it is one.
+    An attempt contains a typical mistake (``Task.corrupt``) with probability ``mistake``, and each of its characters is
+    replaced by a random one with probability ``slip``. A second attempt repeats the first with probability ``repeat``,
+    and else is a new one, as careless as the first.
     """
 
     task: TaskConfig
@@ -42,8 +43,8 @@ class Recipe(Strict):
     batch: PositiveInt = 256
     learning_rate: PositiveFloat = 2e-3
     warmup: PositiveInt = 100
+    mistake: float = Field(ge=0, le=1)
     slip: float = Field(ge=0, le=1)
-    second_slip: float = Field(ge=0, le=1)
     repeat: float = Field(ge=0, le=1)
     seed: int = 0
 
@@ -56,9 +57,11 @@ def load_recipe(name: str) -> Recipe:
     return load_model(directory / "recipe.yaml", Recipe)
 
 
-def slip(answer: str, probability: float, symbols: str, rng: random.Random) -> str:
-    """``answer`` with every character replaced by a random one of ``symbols`` with the given probability."""
-    return "".join(rng.choice(symbols) if rng.random() < probability else c for c in answer)
+def careless_attempt(task: Task, item: Item, recipe: Recipe, rng: random.Random) -> str:
+    """The right answer, with a mistake and slips as often as the recipe says."""
+    answer = task.corrupt(item, rng) if rng.random() < recipe.mistake else item.answer
+    symbols = "0123456789" if item.answer.isdigit() else "".join(sorted(set(item.answer)))
+    return "".join(rng.choice(symbols) if rng.random() < recipe.slip else c for c in answer)
 
 
 def episodes(
@@ -67,10 +70,8 @@ def episodes(
     """One two-attempt training text per item: token ids, and 1 where a token belongs to an attempt, else 0."""
     parts: list[list[str]] = []
     for item in items:
-        symbols = "0123456789" if item.answer.isdigit() else "".join(sorted(set(item.answer)))
-        first = slip(item.answer, recipe.slip, symbols, rng)
-        repeated = rng.random() < recipe.repeat
-        second = first if repeated else slip(item.answer, recipe.second_slip, symbols, rng)
+        first = careless_attempt(task, item, recipe, rng)
+        second = first if rng.random() < recipe.repeat else careless_attempt(task, item, recipe, rng)
         parts.append([item.prompt, first, task.feedback(item, first), second])
     encoded = iter(policy.encode_text([text for texts in parts for text in texts]))
     ids: list[list[int]] = []

@@ -7,9 +7,12 @@ import sys
 from collections.abc import Sequence
 
 from minirl.errors import MinirlError
-from minirl.experiments.registry import project_root
-from minirl.policy.models import base_names
 
+# Names to import, not to install. Nothing above imports them: this module must run where they are missing.
+PACKAGES = (
+    *("torch", "transformers", "safetensors", "papermill", "nbconvert", "ipykernel", "matplotlib", "scipy"),
+    *("datasets", "pydantic", "yaml", "tqdm", "pygments"),
+)
 GIB = 1024**3
 
 
@@ -17,19 +20,11 @@ def diagnose() -> tuple[list[str], bool]:
     """Lines to print, and whether the tiers for laptops (smoke, tiny) can run."""
     problems: list[str] = []
     lines = [f"Python {sys.version.split()[0]}, {os.cpu_count()} cores, {_memory_gib():.0f} GiB memory"]
-    missing = _missing(("torch", "transformers", "papermill", "nbconvert", "ipykernel", "matplotlib", "pydantic"))
+    missing = _missing(PACKAGES)
     if missing:
         problems.append(f"Not installed: {', '.join(missing)}. Run `pip install -e .` in the repository.")
-    try:
-        root = project_root()
-        free = shutil.disk_usage(root).free / GIB
-        lines.append(f"repository found, {free:.0f} GiB free on its disk")
-        if free < 1:
-            problems.append("Less than 1 GiB of disk is free: a run would stop when it writes a checkpoint.")
-    except MinirlError as error:
-        problems.append(str(error))
-    if not base_names():
-        problems.append("No shipped base found: the checkout is incomplete (git status tells what is missing).")
+    else:
+        problems += _repository_problems(lines)
     if _memory_gib() < 2:
         problems.append("Less than 2 GiB of memory: tiny needs about 1 GiB for each run.")
 
@@ -48,6 +43,25 @@ def diagnose() -> tuple[list[str], bool]:
         f"large  {_gpu_tier(problems, len(gpus), 2, trl)}",
     ]
     return lines + ([""] + [f"Problem: {problem}" for problem in problems] if problems else []), not problems
+
+
+def _repository_problems(lines: list[str]) -> list[str]:
+    """What is wrong with checkout and disk; adds what was found to ``lines``."""
+    from minirl.experiments.registry import project_root
+    from minirl.policy.models import base_names
+
+    problems: list[str] = []
+    try:
+        root = project_root()
+        free = shutil.disk_usage(root).free / GIB
+        lines.append(f"repository found, {free:.0f} GiB free on its disk")
+        if free < 1:
+            problems.append("Less than 1 GiB of disk is free: a run would stop when it writes a checkpoint.")
+    except MinirlError as error:
+        problems.append(str(error))
+    if not base_names():
+        problems.append("No shipped base found: the checkout is incomplete (git status tells what is missing).")
+    return problems
 
 
 def _gpu_tier(problems: Sequence[str], gpus: int, needed: int, trl: bool) -> str:

@@ -1,45 +1,54 @@
 """What a result depends on, as hashes: a result is stale when one of them has changed since.
 
-A result depends on the resolved config, the base's weights, the notebook's code and every module that the technique's
-module, the loops and the evaluation import. Comments, docstrings and layout do not count: rewording an explanation
-must not put a badge on a number.
+A result depends on the resolved config, the base's weights and every module that the technique, the methods of its arms,
+the task and the loops import (not on the notebook, which drives and shows). Comments, docstrings and layout do not count:
+rewording an explanation must not put a badge on a number.
 """
 
 import ast
 import hashlib
-import io
 import json
-import tokenize
 from pathlib import Path
 
 from minirl.config import Experiment
 from minirl.experiments.registry import method_class, project_root, technique
 from minirl.policy.models import base_directory
+from minirl.tasks import get
 
 # What every run uses besides its technique; the show and experiments packages only display and store.
-ROOTS = ("minirl/loops.py", "minirl/evaluation/correction.py")
-LAYOUT = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENCODING}
+ROOTS = ("minirl/loops.py",)
 
 
 def code_hash(source: str) -> str:
-    """Hash of Python code without comments, docstrings and layout; of the text itself if it does not parse."""
-    words: list[str] = []
-    at_start = True  # of a statement: a string there is a docstring
+    """Hash of what Python code means: comments, docstrings, layout and quotes do not change it.
+
+    Made from the syntax tree rather than from tokens, which differ between versions of Python. Of the text itself if
+    it does not parse.
+    """
     try:
-        tokens = list(tokenize.generate_tokens(io.StringIO(source).readline))
-    except (tokenize.TokenError, SyntaxError):
-        return hashlib.sha256(source.encode()).hexdigest()[:16]
-    for i, token in enumerate(tokens):
-        if token.type in LAYOUT:
-            at_start = at_start or token.type in (tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
-            if token.type in (tokenize.INDENT, tokenize.DEDENT):
-                words.append("{" if token.type == tokenize.INDENT else "}")
-            continue
-        alone = tokens[i + 1].type in (tokenize.NEWLINE, tokenize.COMMENT) if i + 1 < len(tokens) else False
-        if not (at_start and token.type == tokenize.STRING and alone):
-            words.append(token.string)
-        at_start = False
-    return hashlib.sha256("\x00".join(words).encode()).hexdigest()[:16]
+        meaning = _meaning(ast.parse(source))
+    except (SyntaxError, ValueError):
+        meaning = source
+    return hashlib.sha256(meaning.encode()).hexdigest()[:16]
+
+
+def _meaning(node: object) -> str:
+    """A syntax tree as text. Empty fields are left out, so that fields which newer versions of Python add are too."""
+    if isinstance(node, list):
+        return f"[{','.join(map(_meaning, node))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = dict(ast.iter_fields(node))
+    if isinstance(node, ast.Constant):
+        return repr(node.value)
+    if isinstance(fields.get("body"), list):  # strings that stand alone are docstrings: they do nothing
+        fields["body"] = [line for line in fields["body"] if not _is_text(line)]
+    kept = [f"{name}={_meaning(value)}" for name, value in fields.items() if value is not None and value != []]
+    return f"{type(node).__name__}({','.join(kept)})"
+
+
+def _is_text(line: ast.AST) -> bool:
+    return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) and isinstance(line.value.value, str)
 
 
 def imported_files(path: Path, root: Path) -> set[Path]:
@@ -71,10 +80,12 @@ def fingerprint(experiment: Experiment) -> dict[str, str]:
 
     Where it runs (``budget``, ``threads``) is not part of the config that counts.
     """
-    root, item = project_root(), technique(experiment.slug)
-    files: set[Path] = set()
-    for start in [item.module, *(root / name for name in ROOTS), *_method_files(experiment)]:
-        files |= imported_files(start, root)
+    root = project_root()
+    modules = {method_class(arm["method"]).__module__ for arm in experiment.arms.values()}
+    modules.add(type(get(experiment.task.name)).__module__)
+    starts = [technique(experiment.slug).module, *(root / name for name in ROOTS)]
+    starts += [root / f"{module.replace('.', '/')}.py" for module in sorted(modules)]
+    files = set().union(*(imported_files(start, root) for start in starts))
     parts = {str(path.relative_to(root)): code_hash(path.read_text(encoding="utf-8")) for path in sorted(files)}
     counted = experiment.model_dump(mode="json", exclude={"budget", "threads", "device"})
     parts["config"] = hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:16]
@@ -82,11 +93,6 @@ def fingerprint(experiment: Experiment) -> dict[str, str]:
     if base is not None:
         parts["base"] = hashlib.sha256((base / "model.safetensors").read_bytes()).hexdigest()[:16]
     return parts
-
-
-def _method_files(experiment: Experiment) -> list[Path]:
-    modules = {method_class(arm["method"]).__module__ for arm in experiment.arms.values()}
-    return [project_root() / f"{module.replace('.', '/')}.py" for module in sorted(modules)]
 
 
 def changes(then: dict[str, str], now: dict[str, str]) -> list[str]:

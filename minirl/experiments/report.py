@@ -242,7 +242,8 @@ def sweep_series(
     metric over seeds with its t-interval. None if there are no committed results.
     """
     config = load_experiment(slug, tier, variant=variant)
-    arms = {arm: float(settings[key]) for arm, settings in config.arms.items() if arm.startswith(f"{key}_")}
+    done = {arm for path in result_files(technique(slug), tier, variant) for arm in read_json(path)["arms"]}
+    arms = {arm: float(c[key]) for arm, c in config.arms.items() if arm.startswith(f"{key}_") and arm in done}
     ordered = sorted(arms, key=lambda arm: arms[arm])
     if not result_files(technique(slug), tier, variant):
         return None

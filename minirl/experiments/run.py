@@ -32,12 +32,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
-from minirl.config import Experiment, load_yaml, merge, nearest, parse_overrides, validate
+from minirl.config import Experiment, described, load_yaml, merge, nearest, parse_overrides, validate
 from minirl.errors import ConfigError, RunError
 from minirl.evaluation.correction import Evaluation
-from minirl.experiments.fingerprint import fingerprint
-from minirl.experiments.registry import load_module, method_class, project_root, technique
+from minirl.experiments.fingerprint import changes, fingerprint
+from minirl.experiments.registry import claim_path, load_module, method_class, project_root, technique
 from minirl.experiments.rundir import (
     MetricsLog,
     load_newest_checkpoint,
@@ -55,6 +56,7 @@ from minirl.tasks import Item, get
 from minirl.techniques.base import Method
 
 SCHEMA = 1
+RSS_UNITS_PER_MB = 1024**2 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
 REFERENCE_ARM = "base"  # the untrained base, evaluated beside the arms
 
 
@@ -73,13 +75,26 @@ def load_experiment(slug: str, tier: str, overrides: Any = None, variant: str = 
     if overrides is not None and not isinstance(overrides, Mapping | list | tuple):
         raise ConfigError(f"overrides must be a mapping or a list of key=value, not {type(overrides).__name__}")
     data = merge(load_yaml(path), parse_overrides(overrides or {}))
-    experiment = validate(Experiment, data, f"{path.relative_to(project_root())} with overrides")
+    source = described(path).removeprefix(f"{project_root()}/") + (" with overrides" if overrides else "")
+    experiment = validate(Experiment, data, source)
     if (experiment.slug, experiment.tier) != (slug, tier):
-        raise ConfigError(f"{path}: is for {experiment.slug} at {experiment.tier}, not {slug} at {tier}")
-    for arm in experiment.arms:
-        load_method(experiment, arm)
-    if experiment.task.level not in get(experiment.task.name).levels:
-        raise ConfigError(f"{path}: key 'task.level': {experiment.task.name} has no level {experiment.task.level}")
+        raise ConfigError(f"{source}: is for {experiment.slug} at {experiment.tier}, not {slug} at {tier}")
+    if REFERENCE_ARM in experiment.arms:
+        raise ConfigError(f"{source}: key 'arms.{REFERENCE_ARM}': this name means the untrained base; choose another")
+    try:
+        for arm in experiment.arms:
+            load_method(experiment, arm)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from error
+    try:
+        levels = get(experiment.task.name).levels
+    except ConfigError as error:
+        raise ConfigError(f"{source}: key 'task.name': {error}") from error
+    if experiment.task.level not in levels:
+        raise ConfigError(
+            f"{source}: key 'task.level': {experiment.task.name} has levels {levels.start} to {levels.stop - 1}, "
+            f"not {experiment.task.level}"
+        )
     return experiment
 
 
@@ -93,7 +108,11 @@ def load_method(experiment: Experiment, arm: str) -> Method:
     name = settings.pop("method", None)
     if name is None:
         raise ConfigError(f"arms.{arm}: key 'method' is missing")
-    return validate(method_class(str(name)), settings, f"arms.{arm}")
+    try:
+        method = method_class(str(name))
+    except ConfigError as error:
+        raise ConfigError(f"arms.{arm}: key 'method': {error}") from error
+    return validate(method, settings, f"arms.{arm}")
 
 
 def open_run(
@@ -106,6 +125,8 @@ def open_run(
     """
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ConfigError(f"parameter 'seed' must be a whole number ≥ 0, got {seed!r}")
+    if out is not None and not isinstance(out, str | Path):
+        raise ConfigError(f"parameter 'out' must be a directory, got {out!r}")
     experiment = load_experiment(slug, tier, overrides, variant)
     label = f"{tier}-{variant}" if variant else tier
     directory = Path(out) if out else project_root() / "runs" / slug / label / f"seed-{seed}"
@@ -118,6 +139,8 @@ class Run:
     def __init__(self, experiment: Experiment, seed: int, directory: Path, variant: str = "") -> None:
         self.experiment, self.seed, self.directory, self.variant = experiment, seed, directory, variant
         self.task = get(experiment.task.name)
+        # Now, not at the end: what is on disk by then may no longer be what this process has imported.
+        self.identity = identity(experiment, seed)
         torch.set_num_threads(experiment.threads)
         with contextlib.ExitStack() as stack:
             stack.enter_context(locked(directory))
@@ -173,7 +196,7 @@ class Run:
         log = MetricsLog(directory / "metrics.jsonl", keep_bytes)
         for record in self.metrics(arm):
             watch(arm, {**record, "updates": train.updates})
-        with open(directory / "timing.jsonl", "a") as timing:
+        with open(_without_torn_line(directory / "timing.jsonl"), "a") as timing:
             clock = (time.perf_counter(), time.process_time())
             for record in run_phases(learner, load_method(self.experiment, arm).phases(train)):
                 log.append(record)
@@ -191,12 +214,12 @@ class Run:
         return self.policy(arm)
 
     def _save_policy(self, policy: Policy, directory: Path) -> None:
-        scratch = directory.with_name(f".policy.{os.getpid()}.tmp")
+        scratch = directory.with_name(".policy.tmp")  # one name: what a killed process left is cleared away
         shutil.rmtree(scratch, ignore_errors=True)
         try:
             policy.save(scratch)
             scratch.rename(directory)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             shutil.rmtree(scratch, ignore_errors=True)
             raise RunError(f"cannot write {directory}: {error}; make room and rerun to resume") from error
 
@@ -252,46 +275,39 @@ class Run:
             if not path.exists():
                 raise RunError(f"arm {arm!r} has not been evaluated; call run.evaluate({arm!r}) before run.finish()")
             arms[arm] = read_json(path)
-        claim = technique(self.experiment.slug).reproduction / "claim.yaml"
+        claim = claim_path(technique(self.experiment.slug), self.experiment.tier)
         results = {
             "schema": SCHEMA,
             "slug": self.experiment.slug,
             "tier": self.experiment.tier,
             "variant": self.variant,
             "seed": self.seed,
-            "claim_sha256": hashlib.sha256(claim.read_bytes()).hexdigest() if claim.exists() else None,
-            "fingerprint": fingerprint(self.experiment),
+            "claim_sha256": _sha256_or_none(claim),
+            "fingerprint": self.identity["fingerprint"],
             "evaluation": {**self.experiment.evaluation.model_dump(), "level": self.experiment.task.level},
             "arms": arms,
             "core_s": round(sum(arm["core_s"] for arm in arms.values()), 1),
             "wall_s": round(sum(arm["wall_s"] for arm in arms.values()), 1),
-            "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+            "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / RSS_UNITS_PER_MB),
         }
         write_json_compact(self.directory / "results.json", results)
-        write_json(self.directory / "manifest.json", {**self._manifest(), "finished": now()})
+        manifest = self.directory / "manifest.json"
+        cost = {key: results[key] for key in ("core_s", "wall_s", "peak_mb")}
+        write_json(manifest, {**read_json(manifest), "finished": now(), **cost})
         return results
 
     def _check_manifest(self) -> None:
-        """Write the manifest, or make sure that the one that is there belongs to the same configuration."""
-        path = self.directory / "manifest.json"
-        mine = self._manifest()
-        if not path.exists():
-            write_json(path, mine)
-            return
-        theirs = read_json(path)
-        for key in ("config", "seed"):
-            if theirs.get(key) != mine[key]:
-                raise RunError(
-                    f"{self.directory} holds a run with another {key} ({_difference(theirs.get(key), mine[key])}); "
-                    f"choose another --out, or start over with --no-resume"
-                )
+        """Write the manifest, or make sure that the one that is there belongs to the same run."""
+        if (self.directory / "manifest.json").exists():
+            check_identity(self.directory, self.identity)
+        else:
+            write_json(self.directory / "manifest.json", self._manifest())
 
     def _manifest(self) -> dict[str, Any]:
         packages = ("torch", "transformers", "numpy", "safetensors", "tokenizers")
         return {
             "schema": SCHEMA,
-            "config": self.experiment.model_dump(mode="json"),
-            "seed": self.seed,
+            **self.identity,
             "commit": git_commit(),
             "lock_sha256": _sha256_or_none(project_root() / "requirements.lock"),
             "python": platform.python_version(),
@@ -305,6 +321,35 @@ class Run:
             "threads": self.experiment.threads,
             "started": now(),
         }
+
+
+def identity(experiment: Experiment, seed: int) -> dict[str, Any]:
+    """What must be equal for a run to be continued: the resolved config, the seed, and the code and base behind it."""
+    return {
+        "config": experiment.model_dump(mode="json"),
+        "seed": seed,
+        "fingerprint": fingerprint(experiment),
+    }
+
+
+def check_identity(directory: Path, mine: Mapping[str, Any]) -> None:
+    """Raise :class:`RunError` if the run in ``directory`` has another :func:`identity`: its results are not ours."""
+    theirs = read_json(directory / "manifest.json")
+    way_out = "choose another --out, or start over with --no-resume"
+    for key in ("config", "seed"):
+        if theirs.get(key) != mine[key]:
+            difference = _difference(theirs.get(key), mine[key])
+            raise RunError(f"{directory} holds a run with another {key} ({difference}); {way_out}")
+    changed = changes(theirs.get("fingerprint", {}), mine["fingerprint"])
+    if changed:
+        raise RunError(f"{directory} holds a run of other code; changed since: {', '.join(changed)}; {way_out}")
+
+
+def _without_torn_line(path: Path) -> Path:
+    """``path`` after cutting off a last line that a crash left unfinished, so that the next one starts on its own."""
+    if path.exists():
+        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+    return path
 
 
 def write_json_compact(path: Path, value: Any) -> None:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from minirl.config import parse_overrides
 from minirl.errors import RunError
 from minirl.experiments.registry import project_root, technique
-from minirl.experiments.run import REFERENCE_ARM, load_experiment, open_run
+from minirl.experiments.run import REFERENCE_ARM, check_identity, identity, load_experiment, open_run
 
 POLL_S = 0.5
 KERNEL_START_S = 120
@@ -60,6 +60,13 @@ def parse_seeds(text: str) -> list[int]:
     return seeds
 
 
+def parallel(jobs: int | None, threads: int) -> int:
+    """How many runs of ``threads`` threads go side by side: ``jobs``, or what the cores allow. Raises RunError."""
+    if jobs is not None and jobs < 1:
+        raise RunError(f"--jobs {jobs}: give at least 1")
+    return jobs or max(1, (os.cpu_count() or 1) // threads)
+
+
 def reproduce(
     slug: str,
     tier: str,
@@ -74,9 +81,10 @@ def reproduce(
 
     ``jobs`` run side by side (default: cores divided by the config's threads). With ``resume`` seeds that are done are
     kept and unfinished ones continue; without, they start over. Raises :class:`RunError` if a seed fails, after the
-    others have ended.
+    others have ended, or if what is kept was made with another config or other code.
     """
     experiment = load_experiment(slug, tier, overrides)  # a mistake shows here, not in the fifth notebook
+    limit = parallel(jobs, experiment.threads)
     root = project_root()
     base = out if out else root / "runs" / slug / tier
     all_jobs = [Job(seed, base / f"seed-{seed}") for seed in seeds]
@@ -86,16 +94,17 @@ def reproduce(
     waiting = [job for job in all_jobs if not job.done()]
     for job in all_jobs:
         if job.done():
+            check_identity(job.directory, identity(experiment, job.seed))
             print(f"{slug} {tier} seed {job.seed}: complete in {shown(job.directory)} (start over with --no-resume)")
-    limit = jobs or max(1, (os.cpu_count() or 1) // experiment.threads)
     updates = experiment.train.updates * len(experiment.arms)
     running: list[Job] = []
     bar = tqdm(
         total=updates * len(waiting),
         desc=f"{slug} {tier}",
         unit="update",
+        initial=sum(_updates_done(job) for job in waiting),  # what a resumed run has done does not count as speed
         disable=not waiting,
-        mininterval=1.0,
+        mininterval=1.0 if sys.stderr.isatty() else 20.0,  # a log file is not redrawn in place
         dynamic_ncols=True,
     )
     try:
@@ -107,9 +116,8 @@ def reproduce(
                 running.remove(job)
                 _conclude(job)
             counts = [_updates_done(job) for job in all_jobs if job.process is not None]
-            bar.n = min(sum(counts), bar.total)
             bar.set_postfix_str(", ".join(f"seed {job.seed}" for job in running), refresh=False)
-            bar.refresh()
+            bar.update(min(sum(counts), bar.total) - bar.n)
     except BaseException as interruption:
         for job in running:
             _stop(job)
@@ -126,7 +134,10 @@ def reproduce(
 
 def _start(job: Job, slug: str, tier: str, overrides: list[str], threads: int) -> Job:
     root = project_root()
-    job.directory.mkdir(parents=True, exist_ok=True)
+    try:
+        job.directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot write {job.directory}: {error.strerror}; choose another --out") from error
     parameters = {"tier": tier, "seed": job.seed, "overrides": parse_overrides(overrides), "out": shown(job.directory)}
     command = [sys.executable, "-m", "papermill", shown(technique(slug).notebook), shown(job.notebook)]
     command += ["-y", json.dumps(parameters), "--no-progress-bar", "--log-level", "WARNING"]
@@ -194,9 +205,12 @@ def sweep(
     Finished seeds are kept, unfinished ones continue.
     """
     experiment = load_experiment(slug, tier, overrides, variant)
+    limit = parallel(jobs, experiment.threads)
     directories = [project_root() / "runs" / slug / f"{tier}-{variant}" / f"seed-{seed}" for seed in seeds]
     waiting = [(s, d) for s, d in zip(seeds, directories, strict=True) if not (d / "results.json").exists()]
-    limit = jobs or max(1, (os.cpu_count() or 1) // experiment.threads)
+    for seed, directory in zip(seeds, directories, strict=True):
+        if (seed, directory) not in waiting:
+            check_identity(directory, identity(experiment, seed))
     # Spawned, not forked: a forked copy of torch's thread pool can hang.
     with ProcessPoolExecutor(limit, mp_context=multiprocessing.get_context("spawn")) as pool:
         futures = {

@@ -5,12 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from minirl.errors import MinirlError
 from minirl.policy import fast
 from minirl.policy.tokenizer import char_tokenizer
+
+# Bars for files of a few hundred kilobytes would bury what a notebook has to say.
+transformers.utils.logging.disable_progress_bar()
 
 SHIPPED = Path(__file__).parent / "shipped"
 

@@ -7,7 +7,7 @@ from minirl.evaluation.correction import correction_metrics, evaluate_correction
 from minirl.policy.models import Policy, tiny_llama
 from minirl.rollouts.episodes import CONTEXT, Rollouts, roll_out
 from minirl.tasks import Item
-from minirl.tasks.addition import Addition
+from minirl.tasks.add import Addition
 
 
 def episodes(scores: list[list[float]], answers: list[list[str]]) -> Rollouts:

@@ -12,7 +12,7 @@ from minirl.policy.logprobs import pad_rows
 from minirl.policy.models import tiny_llama
 from minirl.rollouts.episodes import CONTEXT, Rollouts, roll_out
 from minirl.tasks import Item
-from minirl.tasks.addition import Addition
+from minirl.tasks.add import Addition
 from minirl.techniques import baselines
 from minirl.techniques.baselines import MultiTurnRL, PairSFT, attempt_ids, correction_pairs
 
@@ -23,10 +23,7 @@ ITEMS = [Item("add", 0, 0, 1, "3+4=", "07"), Item("add", 0, 1, 1, "5+9=", "14"),
 
 def encode(text: str) -> list[int]:
     """Token ids; ``$`` stands for the stop token."""
-    tokens = []
-    for c in text:
-        tokens += [POLICY.stop_id] if c == "$" else POLICY.encode_prompt(c)
-    return tokens
+    return POLICY.tokenizer.convert_tokens_to_ids(["<eos>" if c == "$" else c for c in text])
 
 
 def attempts(*answers: str, samples: int = 4) -> Rollouts:

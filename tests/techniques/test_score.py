@@ -149,7 +149,9 @@ def test_settings_that_make_no_sense(bad):
 
 
 @pytest.mark.xfail(
-    strict=True, reason="nothing checks train.turns: with 1 or 3 the first update ends in a Python error"
+    strict=True,
+    raises=pytest.fail.Exception,
+    reason="nothing checks train.turns: with 1 or 3 the first update ends in a Python error",
 )
 @pytest.mark.parametrize("turns", [1, 3])
 def test_score_needs_two_turns(turns):

@@ -1,0 +1,229 @@
+"""A run killed at any moment ends as the undisturbed one would have, to the last bit."""
+
+import json
+import multiprocessing
+import shutil
+
+import pytest
+from resume_driver import ARMS, TASK, TRAIN, check_parity, complete, drive, outcome, overrides, updates_run
+
+from minirl.errors import ConfigError, RunError
+from minirl.experiments import run as run_module
+from minirl.experiments.run import open_run
+from minirl.experiments.rundir import read_metrics
+
+# Forked from a clean process that has imported everything: a new process for every run, without seconds of imports.
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["minirl.experiments.run"])
+ALL = list(range(1, TRAIN["updates"] + 1))
+
+
+def in_a_process(out, moment="", **changes):
+    """Run ``drive`` in a process; with ``moment`` kill it there."""
+    here, there = CONTEXT.Pipe()
+    keywords = {"moment": moment, "reached": there, **changes}
+    process = CONTEXT.Process(target=drive, args=(out,), kwargs=keywords)
+    process.start()
+    try:
+        if moment:
+            assert here.poll(120) and here.recv() == moment, f"{moment!r} was not reached"
+            process.kill()
+        process.join(120)
+        assert process.exitcode == (-9 if moment else 0)
+    finally:
+        process.kill()
+        process.join()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    out = tmp_path_factory.mktemp("undisturbed") / "run"
+    in_a_process(out)
+    return out
+
+
+@pytest.fixture
+def half_right(monkeypatch):
+    """For runs in this process: the task that ``drive`` makes of the experiment's."""
+    monkeypatch.setattr(TASK, "check", check_parity)
+
+
+@pytest.fixture
+def finished(undisturbed, tmp_path, half_right):
+    """A copy of the undisturbed run that a test may spoil."""
+    return shutil.copytree(undisturbed, tmp_path / "copy")
+
+
+MOMENTS = {  # where it is killed: the updates that are computed, by both processes together
+    "score, update 3": {"score": [1, 2, 3, 3, 4, 5, 6], "pair_sft": ALL},  # after the checkpoint of update 2
+    "score, update 1": {"score": [1, *ALL], "pair_sft": ALL},  # before the first checkpoint
+    "half of a checkpoint": {"score": [1, 2, 3, 4, 3, 4, 5, 6], "pair_sft": ALL},
+    "checkpoint not yet named": {"score": [1, 2, 3, 4, 3, 4, 5, 6], "pair_sft": ALL},
+    "policy not yet named": {"score": ALL, "pair_sft": ALL},
+    "pair_sft, update 5": {"score": ALL, "pair_sft": [1, 2, 3, 4, 5, 5, 6]},
+    "evaluation": {"score": ALL, "pair_sft": ALL},
+    "results": {"score": ALL, "pair_sft": ALL},
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_and_resumed_is_undisturbed_byte_for_byte(undisturbed, tmp_path, moment):
+    in_a_process(tmp_path, moment)
+    assert not (tmp_path / "results.json").exists()
+    in_a_process(tmp_path)
+    assert {arm: updates_run(tmp_path, arm) for arm in ARMS} == MOMENTS[moment]  # resumed, not started over
+    assert outcome(tmp_path) == outcome(undisturbed)
+    assert json.loads((tmp_path / "results.json").read_text())["arms"].keys() == {"base", *ARMS}
+    assert not list(tmp_path.rglob("policy.tmp")) + list(tmp_path.rglob(".policy*"))
+
+
+def test_killed_again_and_again(undisturbed, tmp_path):
+    for moment in ("score, update 3", "score, update 3", "half of a checkpoint", "pair_sft, update 1", "evaluation"):
+        in_a_process(tmp_path, moment)
+    in_a_process(tmp_path)
+    assert outcome(tmp_path) == outcome(undisturbed)
+
+
+def test_the_comparison_can_fail(undisturbed, tmp_path):
+    in_a_process(tmp_path, train={**TRAIN, "learning_rate": 2e-3})
+    ours, theirs = outcome(tmp_path), outcome(undisturbed)
+    different = {name for name in ours if ours[name] != theirs[name]}
+    assert {f"{arm}/{name}" for arm in ARMS for name in ("metrics.jsonl", "policy/model.safetensors")} <= different
+    assert "base/evaluation" not in different
+
+
+def test_damage_costs_updates_but_changes_nothing(undisturbed, tmp_path, half_right, capsys):
+    in_a_process(tmp_path, "score, update 5")
+    newest = tmp_path / "arms/score/checkpoints/update-000004.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    with open(tmp_path / "arms/score/timing.jsonl", "a") as timing:
+        timing.write('{"update": 6, "wa')  # what a full disk leaves; the next line must not be glued to it
+    complete(reopen(tmp_path))
+    assert "score: checkpoint update-000004 is damaged (" in capsys.readouterr().err
+    assert updates_run(tmp_path, "score") == [1, 2, 3, 4, 5, 3, 4, 5, 6]
+    assert outcome(tmp_path) == outcome(undisturbed)
+
+
+def test_arms_do_not_depend_on_which_ran_before(undisturbed, tmp_path):
+    in_a_process(tmp_path, arms=ARMS[::-1])
+    assert outcome(tmp_path) == outcome(undisturbed)
+
+
+def test_batches_change_memory_not_results(undisturbed, tmp_path):
+    in_a_process(tmp_path, train={**TRAIN, "micro_batches": 3}, evaluation={"items": 32, "batch": 5})
+    assert outcome(tmp_path)["base/evaluation"] == outcome(undisturbed)["base/evaluation"]
+    for arm in ARMS:
+        mine, other = (read_metrics(out / "arms" / arm / "metrics.jsonl") for out in (tmp_path, undisturbed))
+        assert len(mine) == len(other) == len(ALL)
+        for a, b in zip(mine, other, strict=True):
+            assert [a.pop(key) for key in ("phase", "generated_tokens")] == [
+                b.pop(key) for key in ("phase", "generated_tokens")
+            ]
+            assert a == pytest.approx(b, rel=1e-3, abs=1e-5)  # sums of floats in another order
+
+
+def test_metrics_hold_every_update_once_and_no_times(undisturbed):
+    for arm in ARMS:
+        records = read_metrics(undisturbed / "arms" / arm / "metrics.jsonl")
+        assert [record["update"] for record in records] == ALL
+        assert not [key for record in records for key in record if key.endswith("_s") or "time" in key]
+
+
+# --- Opening a run again --------------------------------------------------------------------------------------------
+
+
+def reopen(out, seed=0, **changes):
+    return open_run("score", tier="smoke", seed=seed, out=out, overrides=overrides(**changes))
+
+
+def test_a_finished_run_is_not_trained_again(finished, undisturbed, monkeypatch):
+    def train_again(*arguments):
+        raise AssertionError("a finished arm was trained again")
+
+    monkeypatch.setattr(run_module, "Learner", train_again)
+    times = {path: path.stat().st_mtime_ns for path in finished.glob("arms/*/[mpt]*")}
+    seen = []
+    results = complete(reopen(finished), watch=lambda arm, record: seen.append((arm, record["update"])))
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    assert seen == [(arm, update) for arm in ARMS for update in ALL]
+    assert outcome(finished) == outcome(undisturbed)
+    before = json.loads((undisturbed / "results.json").read_text())
+    assert {**results, "peak_mb": 0} == {**before, "peak_mb": 0}
+
+
+def test_the_manifest_says_when_it_started_and_what_it_cost(finished):
+    before = json.loads((finished / "manifest.json").read_text())
+    assert before["started"] <= before["finished"]
+    complete(reopen(finished))
+    after = json.loads((finished / "manifest.json").read_text())
+    assert after["started"] == before["started"]
+    assert {"core_s", "wall_s", "peak_mb", "commit", "lock_sha256", "packages", "hardware", "config"} <= after.keys()
+    assert (after["seed"], after["config"]["train"]["updates"]) == (0, TRAIN["updates"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": 1}, "holds a run with another seed (value: there 0, here 1)"),
+        ({"train": {**TRAIN, "updates": 7}}, "holds a run with another config (train.updates: there 6, here 7)"),
+    ],
+)
+def test_a_directory_belongs_to_one_seed_and_config(finished, changes, message):
+    with pytest.raises(RunError) as caught:
+        reopen(finished, **changes)
+    assert str(caught.value) == f"{finished} {message}; choose another --out, or start over with --no-resume"
+    reopen(finished).close()  # and the refusal has not kept the lock
+
+
+def test_a_directory_belongs_to_the_code_that_made_it(finished):
+    path = finished / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["fingerprint"]["minirl/loops.py"] = "before"
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(RunError, match=r"holds a run of other code; changed since: minirl/loops.py; choose another"):
+        reopen(finished)
+
+
+def test_a_damaged_manifest(finished):
+    (finished / "manifest.json").write_text("{")
+    with pytest.raises(RunError, match=r"manifest.json is missing or damaged"):
+        reopen(finished)
+
+
+def test_a_cell_that_opens_the_run_can_be_executed_again(finished):
+    run = reopen(finished)
+    run = reopen(finished)  # while the first is still referred to
+    assert len(run.metrics("score")) == len(ALL)
+    run.close()
+
+
+def test_what_is_asked_too_early_or_by_a_wrong_name(tmp_path, half_right):
+    run = reopen(tmp_path)
+    with pytest.raises(RunError, match=r"arm 'score' is not trained yet; call run.train\('score'\) first"):
+        run.policy("score")
+    with pytest.raises(
+        RunError, match=r"arm 'base' has not been evaluated; call run.evaluate\('base'\) before run.fin"
+    ):
+        run.finish()
+    for ask in (run.policy, run.train, run.metrics, run.evaluate):
+        with pytest.raises(ConfigError, match=r"unknown arm 'scor'\. Did you mean 'score'\?"):
+            ask("scor")
+    run.close()
+
+
+def test_a_full_disk_while_the_policy_is_saved(tmp_path, half_right, monkeypatch):
+    run = reopen(tmp_path, train={**TRAIN, "updates": 1})
+
+    def full(policy, directory):
+        directory.mkdir()
+        (directory / "model.safetensors").write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("minirl.policy.models.Policy.save", full)
+        with pytest.raises(RunError, match=r"cannot write .*policy: .*No space left.*; make room and rerun to resume"):
+            run.train("score")
+    assert sorted(path.name for path in (tmp_path / "arms" / "score").iterdir()) == ["metrics.jsonl", "timing.jsonl"]
+    run.train("score")
+    assert (tmp_path / "arms/score/policy/model.safetensors").stat().st_size > 1000
+    run.close()
