@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test test-slow lint lab clean help
+.PHONY: demo test test-slow lab lock clean help
 .DEFAULT_GOAL := help
 
 help:  ## what there is
@@ -31,6 +31,9 @@ test-slow: $(STAMP)  ## minutes of training: remake the shipped bases and compar
 
 lab: $(STAMP)  ## JupyterLab on the notebooks
 	@$(BIN)/jupyter lab notebooks
+
+lock: $(STAMP)  ## rewrite requirements.lock and environment.yml from what is installed
+	@$(BIN)/python .ci/lock.py
 
 clean:  ## remove runs (not results, not the environment)
 	rm -rf runs

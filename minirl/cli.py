@@ -201,7 +201,7 @@ def bases_build(options: argparse.Namespace) -> None:
     recipe = load_recipe(options.name)
     out = options.out or Path("bases") / options.name
     check_target(out)  # before minutes of training
-    with tqdm(total=recipe.steps, unit="step", desc=options.name) as bar:
+    with tqdm(total=recipe.steps, unit="step", desc=options.name, mininterval=1 if sys.stderr.isatty() else 20) as bar:
 
         def progress(step: int, loss: float) -> None:
             bar.update(step - bar.n)

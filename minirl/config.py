@@ -157,7 +157,7 @@ def load_yaml(path: Path, _seen: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def described(path: Path) -> str:
-    """``child.yaml ← parent.yaml``: ``path``, which must be readable, and what it extends; a wrong key may be in any."""
+    """``child.yaml ← parent.yaml``: ``path``, which must be readable, and what it extends; a key may be in any."""
     shown, current = str(path), path
     while parent := yaml.load(current.read_text(encoding="utf-8"), Loader=_StrictLoader).get("extends"):
         shown, current = f"{shown} ← {parent}", current.parent / str(parent)

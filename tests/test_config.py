@@ -26,9 +26,10 @@ from minirl.experiments.bases import load_recipe
 from minirl.experiments.claims import load_claim
 from minirl.experiments.run import load_experiment, open_run
 from minirl.experiments.runner import parse_seeds, reproduce
-from minirl.policy.models import load_policy
+from minirl.policy.models import base_names, load_policy
 
 TRAIN = {"updates": 4, "prompts": 2, "samples": 2, "learning_rate": 1e-3}
+BASE = base_names()[0]
 SMOKE = "reproductions/score/smoke.yaml ← tiny.yaml"
 
 
@@ -105,6 +106,11 @@ MISTAKES = {
         ConfigError,
         f"{SMOKE} with overrides: key 'task.name': unknown task 'addition'. Did you mean 'add'?",
     ),
+    "unknown base": (
+        lambda tmp: load_experiment("score", "smoke", [f"base={BASE}x"]),
+        ConfigError,
+        f"{SMOKE} with overrides: key 'base': unknown base '{BASE}x'. Did you mean '{BASE}'?",
+    ),
     "level the task lacks": (
         lambda tmp: load_experiment("score", "smoke", ["task.level=1000"]),
         ConfigError,
@@ -179,14 +185,14 @@ MISTAKES = {
         "claim.yaml: key 'tier': input should be 'smoke', 'tiny', 'small' or 'large' (got 'tinny')",
     ),
     "base of a recipe": (
-        lambda tmp: load_recipe("add-carless"),
+        lambda tmp: load_recipe(f"{BASE}x"),
         ConfigError,
-        "unknown base 'add-carless'. Did you mean 'add-careless'?",
+        f"unknown base '{BASE}x'. Did you mean '{BASE}'?",
     ),
     "model": (
-        lambda tmp: load_policy("add-carless"),
+        lambda tmp: load_policy(f"{BASE}x"),
         MinirlError,
-        "cannot load a model from 'add-carless': not a shipped base (`minirl bases list`), not a directory with",
+        f"cannot load a model from '{BASE}x': not a shipped base (`minirl bases list`), not a directory with",
     ),
     "directory without a model": (
         lambda tmp: load_policy(tmp),

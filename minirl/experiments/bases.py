@@ -28,7 +28,7 @@ CORPUS_SEED = 1_000_003  # items of this seed belong to pretraining; runs and ev
 
 
 class Recipe(Strict):
-    """How a base is made: a fresh small Llama imitates two-attempt episodes.
+    """How a base is made: a small Llama, fresh or continued from another base, imitates two-attempt episodes.
 
     An attempt contains a typical mistake (``Task.corrupt``) with probability ``mistake``, and each of its characters is
     replaced by a random one with probability ``slip``. A second attempt repeats the first with probability ``repeat``,
@@ -36,9 +36,10 @@ class Recipe(Strict):
     """
 
     task: TaskConfig
-    hidden: PositiveInt
-    layers: PositiveInt
-    heads: PositiveInt
+    continues: str | None = None  # a shipped base; the sizes are then its own
+    hidden: PositiveInt = 96
+    layers: PositiveInt = 1
+    heads: PositiveInt = 6
     steps: PositiveInt
     batch: PositiveInt = 256
     learning_rate: PositiveFloat = 2e-3
@@ -90,7 +91,10 @@ def build_base(recipe: Recipe, progress: Callable[[int, float], None] = lambda *
     """
     torch.set_num_threads(1)
     task = get(recipe.task.name)
-    policy = tiny_llama(recipe.hidden, recipe.layers, recipe.heads, seed=recipe.seed)
+    if recipe.continues:
+        policy = load_policy(recipe.continues)
+    else:
+        policy = tiny_llama(recipe.hidden, recipe.layers, recipe.heads, seed=recipe.seed)
     optimizer = torch.optim.AdamW(policy.model.parameters(), betas=(0.9, 0.98), weight_decay=0.0, fused=True)
     rng = random.Random(recipe.seed)
     for step in range(recipe.steps):

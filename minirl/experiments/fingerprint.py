@@ -1,7 +1,7 @@
 """What a result depends on, as hashes: a result is stale when one of them has changed since.
 
-A result depends on the resolved config, the base's weights and every module that the technique, the methods of its arms,
-the task and the loops import (not on the notebook, which drives and shows). Comments, docstrings and layout do not count:
+A result depends on the resolved config, the base's weights and every module that the technique, its arms' methods, the
+task and the loops import (not on the notebook, which drives and shows). Comments, docstrings and layout do not count:
 rewording an explanation must not put a badge on a number.
 """
 

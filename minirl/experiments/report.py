@@ -71,12 +71,16 @@ def unsettled_claims() -> list[str]:
 def seed_effects(claim: Claim, results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What one seed says on every condition: effect with the 95 % interval over its items.
 
-    A single seed settles nothing; the interval tells how far the items alone could move it.
+    A single seed settles nothing; the interval tells how far the items alone could move it. The effect is None if an
+    override has removed one of the arms.
     """
     rows = []
     for condition in claim.conditions:
         weights = condition.weights()
         arms = results["arms"]
+        if not weights.keys() <= arms.keys():
+            rows.append({"condition": condition, "effect": None, "low": None, "high": None})
+            continue
         effect = sum(w * arms[arm]["metrics"][condition.metric] for arm, w in weights.items())
         columns = [arms[arm]["items"].get(condition.metric) for arm in weights]
         low = high = None
@@ -105,7 +109,9 @@ def seed_table(slug: str, results: Mapping[str, Any]) -> str:
         arms = " − ".join(filter(None, (condition.treatment, condition.comparator))) or " → ".join(
             condition.order or ()
         )
-        here = f"{row['effect']:+.3f}" + ("" if row["low"] is None else f" [{row['low']:+.3f}, {row['high']:+.3f}]")
+        here = "arm not run" if row["effect"] is None else f"{row['effect']:+.3f}"
+        if row["low"] is not None:
+            here += f" [{row['low']:+.3f}, {row['high']:+.3f}]"
         committed, verdict = "–", "no committed results"
         if entry:
             done = entry["conditions"][i]

@@ -50,7 +50,7 @@ from minirl.experiments.rundir import (
     write_json,
 )
 from minirl.loops import Learner, Record, run_phases
-from minirl.policy.models import Policy, load_policy
+from minirl.policy.models import Policy, base_directory, base_names, load_policy
 from minirl.rollouts.episodes import Rollouts
 from minirl.tasks import Item, get
 from minirl.techniques.base import Method
@@ -79,6 +79,10 @@ def load_experiment(slug: str, tier: str, overrides: Any = None, variant: str = 
     experiment = validate(Experiment, data, source)
     if (experiment.slug, experiment.tier) != (slug, tier):
         raise ConfigError(f"{source}: is for {experiment.slug} at {experiment.tier}, not {slug} at {tier}")
+    base = experiment.base
+    hint = nearest(base, base_names())
+    if "Did you mean" in hint and "/" not in base and base_directory(base) is None and not Path(base).exists():
+        raise ConfigError(f"{source}: key 'base': unknown base {base!r}.{hint}")  # others may be on the hub
     if REFERENCE_ARM in experiment.arms:
         raise ConfigError(f"{source}: key 'arms.{REFERENCE_ARM}': this name means the untrained base; choose another")
     try:

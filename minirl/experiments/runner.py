@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -147,6 +148,8 @@ def _start(job: Job, slug: str, tier: str, overrides: list[str], threads: int) -
         "PYTHONDONTWRITEBYTECODE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        # Notebooks are published, and warnings come with paths of this machine. Widgets are not missed.
+        "PYTHONWARNINGS": ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), "ignore:IProgress not found"))),
     }
     with open(job.directory / "log.txt", "wb") as log:
         job.process = subprocess.Popen(
@@ -169,8 +172,9 @@ def _conclude(job: Job) -> None:
     """After papermill has ended: render the HTML, or keep the reason of the failure."""
     log = (job.directory / "log.txt").read_text(errors="replace").strip()
     if job.process is None or job.process.returncode != 0 or not job.results.exists():
-        last = next((line for line in reversed(log.splitlines()) if line.strip()), "no message")
-        job.failed = f"{last}\n  executed so far: {shown(job.notebook)}; whole log: {shown(job.directory / 'log.txt')}"
+        job.failed = (
+            f"{reason(log)}\n  executed so far: {shown(job.notebook)}; whole log: {shown(job.directory / 'log.txt')}"
+        )
         return
     from nbconvert import HTMLExporter  # late: slow to import
 
@@ -178,6 +182,12 @@ def _conclude(job: Job) -> None:
 
     html, _ = HTMLExporter(embed_images=True).from_filename(str(job.notebook))
     write_atomically(job.notebook.with_suffix(".html"), html)
+
+
+def reason(log: str) -> str:
+    """The message of the last exception in ``log``, all its lines; the last line if there is none."""
+    heads = list(re.finditer(r"^\w[\w.]*(?:Error|Exception|Interrupt|Exit): ", log, re.MULTILINE))
+    return log[heads[-1].start() :].rstrip() if heads else (log.rstrip().splitlines() or ["no message"])[-1]
 
 
 def _updates_done(job: Job) -> int:

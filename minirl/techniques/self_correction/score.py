@@ -12,15 +12,15 @@ away twice:
 
 Departures from the paper
 -------------------------
-1. A model of 0.1 M parameters trained from scratch on additions instead of Gemini on MATH; exact match is the reward. The
-   nudge between the attempts restates the problem.
+1. A model of 0.1 M parameters trained from scratch on additions instead of Gemini on MATH; exact match is the reward.
+   The nudge between the attempts restates the problem.
 2. The baseline of REINFORCE is the mean of the other attempts at the same prompt and turn (leave-one-out, as in
    Ahmadian et al. 2024, which the paper follows), on groups of ``train.samples``.
 3. The KL penalty is a term of the loss, exact over the small vocabulary, instead of a part of the reward.
-4. α, β₁, β₂, the learning rate and the share of stage I are chosen for this scale. The paper has α = 10; here a bonus that
-   large makes the first attempt wrong on purpose (the notebook shows the sweep).
-5. With ``gamma`` 1 the first attempt is credited with everything that follows, the bonus included, as the objective says.
-   ``gamma`` 0 credits each attempt with its own reward alone.
+4. α, β₁, β₂, the learning rate and the share of stage I are chosen for this scale. The paper has α = 10; here a bonus
+   that large makes the first attempt wrong on purpose (the notebook shows the sweep).
+5. With ``gamma`` 1 the first attempt is credited with everything that follows, the bonus included, as the objective
+   says. ``gamma`` 0 credits each attempt with its own reward alone.
 
 ========== =========== ===================================================================
 symbol     config      meaning

@@ -1,0 +1,289 @@
+"""Every technique's notebook, executed at smoke the ways that readers do."""
+
+import base64
+import json
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from minirl.cli import main
+from minirl.errors import RunError
+from minirl.experiments import runner
+from minirl.experiments.registry import Technique, project_root, technique, techniques
+from minirl.experiments.run import load_experiment
+from minirl.experiments.rundir import read_json, read_metrics
+from minirl.experiments.runner import Job, over_budget, reason, reproduce
+from minirl.tasks import get
+
+SEED = 1
+MEAN_TOLERANCE = 1e-12
+
+
+@pytest.fixture(scope="session", params=[item.slug for item in techniques()])
+def job(request, tmp_path_factory) -> tuple[str, Job]:
+    """A technique and its finished run at smoke, with its executed notebook."""
+    (done,) = reproduce(request.param, "smoke", [SEED], out=tmp_path_factory.mktemp(request.param))
+    return request.param, done
+
+
+def executed(path: Path):
+    return nbformat.read(path, as_version=4)
+
+
+# --- What is left behind --------------------------------------------------------------------------------------------
+
+
+def test_results(job):
+    slug, done = job
+    experiment, results = load_experiment(slug, "smoke"), read_json(done.results)
+    assert {key: results[key] for key in ("schema", "slug", "tier", "variant", "seed")} == {
+        "schema": 1,
+        "slug": slug,
+        "tier": "smoke",
+        "variant": "",
+        "seed": SEED,
+    }
+    assert results["evaluation"]["items"] == experiment.evaluation.items
+    assert results["evaluation"]["level"] == experiment.task.level
+    assert list(results["arms"]) == ["base", *experiment.arms]
+    assert results["fingerprint"].keys() >= {"config", "base", "minirl/loops.py"}
+    assert results["peak_mb"] > 100
+    for arm, scores in results["arms"].items():
+        assert scores["items"], arm
+        for metric, values in scores["items"].items():
+            assert len(values) == experiment.evaluation.items
+            assert abs(math.fsum(values) / len(values) - scores["metrics"][metric]) < MEAN_TOLERANCE
+        assert all(value is None or math.isfinite(value) for value in scores["metrics"].values())
+
+
+def test_every_arm_spent_the_same_attempts(job):
+    """Arms generate equally many attempts; in tokens they differ by the lengths of what they wrote."""
+    slug, done = job
+    experiment, results = load_experiment(slug, "smoke"), read_json(done.results)
+    train = experiment.train
+    attempts = train.updates * train.prompts * train.samples * train.turns
+    longest = get(experiment.task.name).max_answer_chars(experiment.task.level) + 1  # and the stop token
+    for arm, scores in results["arms"].items():
+        if arm == "base":
+            assert (scores["generated_tokens"], scores["core_s"]) == (0, 0)
+            continue
+        records = read_metrics(done.directory / "arms" / arm / "metrics.jsonl")
+        assert [record["update"] for record in records] == list(range(1, train.updates + 1))
+        assert records[-1]["generated_tokens"] == scores["generated_tokens"]
+        assert attempts <= scores["generated_tokens"] <= attempts * longest
+        assert scores["core_s"] > 0
+        assert scores["wall_s"] > 0
+    assert results["core_s"] == pytest.approx(sum(scores["core_s"] for scores in results["arms"].values()), abs=0.06)
+
+
+def test_every_arm_started_from_the_same_base_on_the_same_problems(job):
+    slug, done = job
+    experiment = load_experiment(slug, "smoke")
+    online = {}
+    for arm in experiment.arms:
+        first = read_metrics(done.directory / "arms" / arm / "metrics.jsonl")[0]
+        if "accuracy@1" in first:
+            online[arm] = [first[key] for key in ("accuracy@1", "generated_tokens", "entropy")]
+    assert len(online) >= 2
+    assert all(values == next(iter(online.values())) for values in online.values())
+
+
+def test_page_and_figure(job):
+    _, done = job
+    page = done.notebook.with_suffix(".html").read_text(encoding="utf-8")
+    image = (done.directory / "figure.png").read_bytes()
+    assert image.startswith(b"\x89PNG")
+    assert "data:image/png;base64," in page
+    assert "Verdict" in page
+    assert len(page) > 100_000
+
+
+def test_the_executed_notebook(job):
+    slug, done = job
+    notebook, source = executed(done.notebook), executed(technique(slug).notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert len(code) == 1 + sum(cell.cell_type == "code" for cell in source.cells)  # papermill puts its parameters in
+    assert all(cell.execution_count for cell in code)
+    outputs = [output for cell in code for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error"]
+    assert not [output.text for output in outputs if output.get("name") == "stderr"]
+    images = [output.data["image/png"] for output in outputs if "image/png" in output.get("data", {})]
+    assert images and all(base64.b64decode(image).startswith(b"\x89PNG") for image in images)
+    assert not [output for output in outputs if "application/vnd.jupyter.widget-view+json" in output.get("data", {})]
+
+
+def test_the_executed_notebook_does_not_tell_where_it_ran(job):
+    _, done = job
+    text = done.notebook.read_text(encoding="utf-8").replace(str(done.directory), "OUT")
+    for place in (str(project_root()), str(Path.home()) + "/", sys.prefix, "/tmp/"):
+        assert place not in text
+
+
+def test_the_last_table_sets_this_seed_beside_the_claim(job):
+    _, done = job
+    tables = [
+        output.data["text/markdown"]
+        for cell in executed(done.notebook).cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+        if "text/markdown" in output.get("data", {})
+    ]
+    assert f"| seed {SEED}, smoke [95 % items] | all seeds [95 %] | verdict |" in tables[-1]
+
+
+def test_a_second_time_it_is_there_at_once(job, capsys):
+    slug, done = job
+    before = {path: path.stat().st_mtime_ns for path in done.directory.rglob("*") if path.is_file()}
+    start = time.perf_counter()
+    (again,) = reproduce(slug, "smoke", [SEED], out=done.directory.parent)
+    assert time.perf_counter() - start < 5
+    assert again.done() and again.process is None
+    assert {path: path.stat().st_mtime_ns for path in done.directory.rglob("*") if path.is_file()} == before
+    said = capsys.readouterr().out
+    assert f"{slug} smoke seed {SEED}: complete in {done.directory} (start over with --no-resume)" in said
+
+
+def test_the_command_prints_the_effect_and_where_things_are(job, capsys):
+    slug, done = job
+    command = ["reproduce", slug, "--tier", "smoke", "--seeds", str(SEED), "--out", str(done.directory.parent)]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert f"| seed {SEED}, smoke [95 % items] |" in said
+    for kind, name in (("notebook", "notebook.ipynb"), ("page", "notebook.html"), ("figure", "figure.png")):
+        assert f"{kind} " in said and str(done.directory / name) in said
+        assert (done.directory / name).exists()
+
+
+def test_what_is_there_is_not_passed_off_as_something_else(job):
+    slug, done = job
+    out = done.directory.parent
+    with pytest.raises(
+        RunError, match=r"holds a run with another config \(train.updates: there \d+, here 99\); choose"
+    ):
+        reproduce(slug, "smoke", [SEED], overrides=["train.updates=99"], out=out)
+    manifest = done.directory / "manifest.json"
+    kept = manifest.read_bytes()
+    changed = json.loads(kept)
+    changed["fingerprint"]["minirl/loops.py"] = "before"
+    try:
+        manifest.write_text(json.dumps(changed))
+        with pytest.raises(RunError, match=r"holds a run of other code; changed since: minirl/loops.py; choose"):
+            reproduce(slug, "smoke", [SEED], out=out)
+    finally:
+        manifest.write_bytes(kept)
+
+
+# --- By plain papermill ---------------------------------------------------------------------------------------------
+
+
+def test_plain_papermill_from_anywhere_gives_the_same(job, tmp_path):
+    slug, done = job
+    if slug != "score":
+        pytest.skip("one technique shows it")
+    command = [sys.executable, "-m", "papermill", str(technique(slug).notebook), "out.ipynb"]
+    command += ["-p", "tier", "smoke", "-p", "seed", str(SEED), "-p", "out", "run", "--no-progress-bar"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=300)
+    assert (tmp_path / "out.ipynb").exists()
+    ours, theirs = (read_json(path) for path in (tmp_path / "run" / "results.json", done.results))
+    costs = ("core_s", "wall_s", "peak_mb")
+    for document in (ours, theirs):
+        for part in (document, *document["arms"].values()):
+            for key in costs:
+                part.pop(key, None)
+    assert ours == theirs
+
+
+# --- What goes wrong ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch):
+    """Makes every technique's notebook one that runs ``code``."""
+
+    def use(code: str) -> Path:
+        cells = [
+            nbformat.v4.new_code_cell(
+                "tier = ''\nseed = 0\noverrides = {}\nout = ''", metadata={"tags": ["parameters"]}
+            )
+        ]
+        notebook = nbformat.v4.new_notebook(cells=[*cells, nbformat.v4.new_code_cell(code)])
+        notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        nbformat.write(notebook, tmp_path / "fake.ipynb")
+        monkeypatch.setattr(Technique, "notebook", tmp_path / "fake.ipynb")
+        return tmp_path / "runs"
+
+    return use
+
+
+def test_a_failing_seed_is_told_after_the_others_have_ended(fake):
+    out = fake(
+        "from pathlib import Path\n"
+        "if seed == 3:\n"
+        "    raise ValueError('what went wrong\\nand what to do')\n"
+        "Path(out, 'results.json').write_text('{}')"
+    )
+    with pytest.raises(RunError) as caught:
+        reproduce("score", "smoke", [3, 4], jobs=2, out=out)
+    assert str(caught.value) == (
+        "seed 3 failed: ValueError: what went wrong\nand what to do\n"
+        f"  executed so far: {out}/seed-3/notebook.ipynb; whole log: {out}/seed-3/log.txt"
+    )
+    errors = [
+        output for cell in executed(out / "seed-3" / "notebook.ipynb").cells for output in cell.get("outputs", [])
+    ]
+    assert "error" in {output.output_type for output in errors}
+    assert not Job(3, out / "seed-3").done()
+    assert Job(4, out / "seed-4").done()
+
+
+def test_interrupted(fake, monkeypatch):
+    """The processes of all seeds end; without --resume the earlier run is gone before anything starts."""
+    out = fake("import time; time.sleep(600)")
+    (out / "seed-0").mkdir(parents=True)
+    (out / "seed-0" / "metrics").write_text("of an earlier run")
+    started = []
+    start = runner._start
+    monkeypatch.setattr(runner, "_start", lambda *arguments: (started.append(start(*arguments)), started[-1])[1])
+
+    def interrupt(seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "time", type("time", (), {"sleep": interrupt}))
+    with pytest.raises(RunError, match=r"^interrupted; the same command continues where it stood$"):
+        reproduce("score", "smoke", [0, 1], jobs=2, resume=False, out=out)
+    assert [one.process.returncode for one in started] == [-15, -15]
+    assert not (out / "seed-0" / "metrics").exists()
+
+
+def test_an_out_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=r"cannot write .*file/seed-0: Not a directory; choose another --out"):
+        reproduce("score", "smoke", [0], out=tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("log", "message"),
+    [
+        ("", "no message"),
+        ("warning\nkilled\n\n", "killed"),
+        (
+            "a.b.FirstError: 1\n\nDuring handling:\n\nTraceback (most recent call last)\na.ConfigError: 2\n  3\n",
+            "a.ConfigError: 2\n  3",
+        ),
+        ("KeyError: 'x'\n    KeyError: inside a frame\n", "KeyError: 'x'\n    KeyError: inside a frame"),
+    ],
+)
+def test_the_reason_is_the_message_of_the_last_exception(log, message):
+    assert reason(log) == message
+
+
+def test_over_budget():
+    results = {"seed": 3, "core_s": 150.0, "peak_mb": 1000}
+    assert over_budget(results, 100, 1000) is None  # exactly one and a half times
+    assert over_budget(results, 99, 1000) == "seed 3 used core_s 150, more than 1.5 times its budget of 99"
+    assert over_budget(results, 100, 600) == "seed 3 used peak_mb 1000, more than 1.5 times its budget of 600"

@@ -1,0 +1,507 @@
+"""From per-seed files to tables, in a repository made for the purpose; and an audit of the results in this one."""
+
+import hashlib
+import json
+import math
+import shutil
+import subprocess
+from datetime import date
+from pathlib import Path
+
+import pytest
+import yaml
+from scipy import stats
+
+import minirl
+from minirl.cli import main
+from minirl.errors import ConfigError, RunError
+from minirl.experiments.claims import load_claim, sha256_of
+from minirl.experiments.fingerprint import fingerprint
+from minirl.experiments.registry import claim_path, project_root, technique, techniques
+from minirl.experiments.report import (
+    BEGIN,
+    END,
+    all_entries,
+    claim_entry,
+    coverage_table,
+    holds_when,
+    mean_metric,
+    publish,
+    regenerate,
+    replace_generated,
+    result_files,
+    seed_metrics,
+    seed_table,
+    stale_parts,
+    sweep_series,
+    unsettled_claims,
+    variant_table,
+)
+from minirl.experiments.run import load_experiment
+from minirl.experiments.rundir import read_json
+
+ITEMS = 512
+RIGHT = {"score": [96, 100, 104, 100, 100], "naive": [8] * 5, "shuffled": [0] * 5}  # of 512, by seed
+CLAIM = {
+    "slug": "score",
+    "tier": "tiny",
+    "statement": "SCoRe gains.",
+    "registered": date(2026, 11, 21),
+    "paper": {"numbers": "none"},
+    "arms": {"score": "treatment", "naive": "baseline", "shuffled": "control"},
+    "seeds": [0, 1, 2, 3, 4],
+    "evaluation": {"items": ITEMS},
+    "budget": "equal attempts",
+    "conditions": [
+        {"metric": "delta", "treatment": "score", "comparator": "naive", "kind": "superiority", "margin": 0.02},
+        {"metric": "delta", "treatment": "shuffled", "kind": "null", "margin": 0.05},
+    ],
+}
+README = f"# x\n\n{BEGIN.format(name='coverage')}\n\n{END.format(name='coverage')}\n\nbelow\n"
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """A repository with the package's code, a claim and configs, and no results; all functions work in it."""
+    shutil.copytree(project_root() / "minirl", tmp_path / "minirl", ignore=lambda folder, names: {"shipped"} & {*names})
+    folder = tmp_path / "reproductions" / "score"
+    folder.mkdir(parents=True)
+    tiny = load_experiment("score", "tiny").model_dump(mode="json")
+    tiny["arms"] = {arm: {"method": "score"} for arm in RIGHT}
+    tiny["evaluation"]["items"] = ITEMS
+    ablations = {"extends": "tiny.yaml", "arms": dict.fromkeys(RIGHT)}
+    ablations["arms"] |= {f"alpha_{x}": {"method": "score", "alpha": x} for x in (10, 2)}
+    for name, data in (("tiny", tiny), ("tiny-ablations", ablations), ("claim", CLAIM)):
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
+    (tmp_path / "README.md").write_text(README)
+    monkeypatch.setattr(minirl, "__file__", str(tmp_path / "minirl" / "__init__.py"))
+    return tmp_path
+
+
+def scores(right):
+    """Results of an arm that has corrected ``right`` of all items."""
+    return {
+        "metrics": {"delta": right / ITEMS, "accuracy@1": 0.5},
+        "items": {"delta": [1] * right + [0] * (ITEMS - right)},
+        "generated_tokens": 1000,
+        "core_s": 1.0,
+        "wall_s": 2.0,
+    }
+
+
+def document(seed, variant="", tier="tiny", arms=RIGHT):
+    return {
+        "schema": 1,
+        "slug": "score",
+        "tier": tier,
+        "variant": variant,
+        "seed": seed,
+        "claim_sha256": sha256_of(claim_path(technique("score"), tier)),
+        "fingerprint": fingerprint(load_experiment("score", tier, variant=variant)),
+        "evaluation": {"items": ITEMS, "seed": 9, "level": 5},
+        "arms": {arm: scores(right[seed]) for arm, right in arms.items()},
+        "core_s": 100.0 + seed,
+        "wall_s": 200.0,
+        "peak_mb": 800,
+    }
+
+
+NOTEBOOK = {
+    "cells": [
+        {"cell_type": "code", "metadata": {"tags": ["x"], "papermill": {"duration": 3}, "execution": {"at": "noon"}}}
+    ],
+    "metadata": {"papermill": {"output_path": "/home/someone"}, "kernelspec": {"name": "python3"}},
+}
+
+
+def run_directory(root, seed, variant="", **changes):
+    """What a finished run leaves behind."""
+    directory = root / "runs" / f"{variant}-{seed}"
+    directory.mkdir(parents=True)
+    (directory / "results.json").write_text(json.dumps(document(seed, variant, **changes)))
+    if not variant:
+        (directory / "notebook.ipynb").write_text(json.dumps(NOTEBOOK | {"nbformat_minor": seed}))
+        (directory / "figure.png").write_bytes(f"figure of seed {seed}".encode())
+    return directory
+
+
+@pytest.fixture
+def published(root):
+    publish("score", "tiny", [run_directory(root, seed) for seed in range(5)])
+    return root
+
+
+# --- Publishing -----------------------------------------------------------------------------------------------------
+
+
+def test_publish(root):
+    target = publish("score", "tiny", [run_directory(root, seed) for seed in (4, 2, 0, 1, 3)])
+    assert target == root / "reproductions" / "score" / "results" / "tiny"
+    assert sorted(path.name for path in target.iterdir()) == [
+        "figure.png",
+        "notebook.ipynb",
+        *(f"seed-{seed}.json" for seed in range(5)),
+        "summary.json",
+    ]
+    assert read_json(target / "seed-3.json") == document(3)
+    # Of the first registered seed, whatever the order they came in.
+    assert (target / "figure.png").read_bytes() == b"figure of seed 0"
+    notebook = read_json(target / "notebook.ipynb")
+    assert notebook == {
+        "cells": [{"cell_type": "code", "metadata": {"tags": ["x"]}}],
+        "metadata": {"kernelspec": {"name": "python3"}},
+        "nbformat_minor": 0,
+    }
+    summary = read_json(target / "summary.json")
+    assert (summary["verdict"], summary["stale"], summary["seeds"]) == ("supported", False, [0, 1, 2, 3, 4])
+    assert summary["results"] == [f"reproductions/score/results/tiny/seed-{seed}.json" for seed in range(5)]
+    # Seeds differ by 88, 92, 96, 92, 92 of 512 items: mean 92 / 512.
+    assert summary["conditions"][0]["effect"] == pytest.approx(92 / 512)
+    assert (summary["core_s"], summary["wall_s"], summary["peak_mb"]) == (102.0, 200.0, 800)
+
+
+@pytest.mark.parametrize("seeds", [[0, 1, 2, 3], [1, 2, 3, 4, 4], [0]])
+def test_publish_refuses_other_seeds(root, seeds):
+    directories = {seed: run_directory(root, seed) for seed in set(seeds)}
+    with pytest.raises(RunError) as caught:
+        publish("score", "tiny", [directories[seed] for seed in seeds])
+    assert str(caught.value) == f"publishing needs exactly the registered seeds [0, 1, 2, 3, 4], got {seeds}"
+    assert result_files(technique("score"), "tiny") == []
+
+
+def test_publish_refuses_what_is_not_finished(root):
+    directories = [run_directory(root, seed) for seed in range(5)]
+    (directories[2] / "results.json").unlink()
+    with pytest.raises(RunError, match=r"results.json is missing or damaged"):
+        publish("score", "tiny", directories)
+    assert result_files(technique("score"), "tiny") == []
+
+
+def test_files_come_in_the_order_of_seeds(root):
+    folder = root / "reproductions" / "score" / "results" / "tiny"
+    folder.mkdir(parents=True)
+    for seed in (10, 9, 100):
+        (folder / f"seed-{seed}.json").write_text("")
+    assert [path.stem for path in result_files(technique("score"), "tiny")] == ["seed-9", "seed-10", "seed-100"]
+
+
+# --- Stale ----------------------------------------------------------------------------------------------------------
+
+
+def append(path: Path, text: str) -> None:
+    path.write_text(path.read_text() + text)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "parts"),
+    [
+        ("minirl/loops.py", "\nx = 1\n", ["minirl/loops.py"]),
+        ("minirl/loops.py", "\n# reworded\n", []),
+        ("minirl/techniques/self_correction/score.py", "\nx = 1\n", ["minirl/techniques/self_correction/score.py"]),
+        ("minirl/experiments/report.py", "\nx = 1\n", []),
+        ("reproductions/score/claim.yaml", "notes: [{date: 2026-12-01, text: explained}]\n", ["claim"]),
+        ("reproductions/score/tiny.yaml", "threads: 2\n", []),
+    ],
+)
+def test_what_makes_results_stale(published, file, text, parts):
+    if "threads" in text:
+        path = published / file
+        path.write_text("\n".join(line for line in path.read_text().splitlines() if "threads" not in line) + "\n")
+    append(published / file, text)
+    item = technique("score")
+    assert stale_parts(item, "tiny", map(read_json, result_files(item, "tiny"))) == parts
+    assert claim_entry(item, "tiny")["stale"] == bool(parts)
+    assert ("(stale)" in coverage_table()) == bool(parts)
+
+
+def test_another_config_makes_results_stale(published):
+    path = published / "reproductions" / "score" / "tiny.yaml"
+    data = yaml.safe_load(path.read_text())
+    data["train"]["updates"] += 1
+    path.write_text(yaml.safe_dump(data))
+    item = technique("score")
+    assert stale_parts(item, "tiny", map(read_json, result_files(item, "tiny"))) == ["config"]
+
+
+# --- Tables ---------------------------------------------------------------------------------------------------------
+
+
+def test_seed_table_before_and_after_there_are_results(root):
+    before = seed_table("score", document(3, tier="tiny"))
+    head, rule, first, second = before.strip().split("\n")
+    assert head == "| metric | arms | registered | seed 3, tiny [95 % items] | all seeds [95 %] | verdict |"
+    assert rule == "|---|---|---|---|---|---|"
+    # (100 − 8) / 512 = 0.1797; 92 of 512 items differ by one, so s² = p (1 − p) n / (n − 1) and the interval is
+    # p ± 1.9646 √(0.1477 / 512) = 0.1797 ± 0.0334.
+    assert first == "| delta | score − naive | > 0.02 | +0.180 [+0.146, +0.213] | – | no committed results |"
+    assert second == "| delta | shuffled | within ±0.05 | +0.000 [+0.000, +0.000] | – | no committed results |"
+
+    publish("score", "tiny", [run_directory(root, seed) for seed in range(5)])
+    after = seed_table("score", document(3)).strip().split("\n")
+    entry = claim_entry(technique("score"), "tiny")
+    low, high = entry["conditions"][0]["interval"]
+    assert after[2].endswith(f" | +0.180 [{low:+.3f}, {high:+.3f}] | supported |")
+    assert after[-1] == "Claim over seeds [0, 1, 2, 3, 4], 512 items: **supported**."
+
+    append(root / "minirl" / "loops.py", "\nx = 1\n")
+    assert (
+        seed_table("score", document(3))
+        .strip()
+        .endswith("**supported** — **stale**, something it depends on has changed.")
+    )
+
+
+def test_seed_table_of_a_run_without_one_of_the_arms(root):
+    results = document(0)
+    del results["arms"]["shuffled"]
+    *_, first, second = seed_table("score", results).strip().split("\n")
+    assert "+0.172" in first
+    assert second == "| delta | shuffled | within ±0.05 | arm not run | – | no committed results |"
+
+
+def test_holds_when(root):
+    claim = load_claim(claim_path(technique("score"), "tiny"))
+    superior, null = claim.conditions
+    words = [
+        holds_when(superior.model_copy(update={"kind": k})) for k in ("superiority", "noninferiority", "equivalence")
+    ]
+    assert words == ["> 0.02", "> −0.02", "within ±0.02"]
+    assert holds_when(null) == "within ±0.05"
+    assert holds_when(superior.model_copy(update={"kind": "trend"})) == "slope > 0.02"
+
+
+def test_coverage_table(root):
+    link = "[`score`](notebooks/self_correction/score.ipynb)"
+    assert coverage_table().strip().split("\n")[2:] == [
+        f"| {link} | self_correction | – | – | registered, not run | – | – |"
+    ]
+    assert unsettled_claims() == ["score (tiny)"]
+    assert all_entries() == []
+    publish("score", "tiny", [run_directory(root, seed) for seed in range(5)])
+    (entry,) = all_entries()
+    low, high = entry["conditions"][0]["interval"]
+    assert coverage_table().strip().split("\n")[2:] == [
+        f"| {link} | self_correction | tiny | delta +0.180 [{low:+.3f}, {high:+.3f}] | **supported** | 5 | 102 |"
+    ]
+    assert unsettled_claims() == []
+
+
+def test_a_tier_with_one_seed_has_no_bounded_interval(root):
+    folder = root / "reproductions" / "score"
+    tiny = yaml.safe_load((folder / "tiny.yaml").read_text())
+    (folder / "small.yaml").write_text(yaml.safe_dump({**tiny, "tier": "small"}))
+    (folder / "claim-small.yaml").write_text(yaml.safe_dump({**CLAIM, "tier": "small", "seeds": [0]}))
+    publish("score", "small", [run_directory(root, 0, tier="small")])
+    assert "| small | delta +0.172 [−∞, +∞] | **inconclusive** | 1 |" in coverage_table()
+    assert read_json(folder / "results" / "small" / "summary.json")["stale"] is False
+
+
+def test_replace_generated():
+    text = replace_generated(README, "coverage", "| a |\n")
+    assert text == README.replace("coverage -->\n\n<!--", "coverage -->\n\n| a |\n\n<!--", 1)
+    assert replace_generated(text, "coverage", "| a |") == text
+    assert replace_generated(text, "coverage", "") != text
+    with pytest.raises(ConfigError, match=r"no markers '<!-- generated by `minirl report`: other -->' … "):
+        replace_generated(README, "other", "x")
+    with pytest.raises(ConfigError, match=r"no markers"):
+        replace_generated(README.replace("end of", "END OF"), "coverage", "x")
+
+
+def test_regenerate(published, capsys):
+    readme, summary = published / "README.md", published / "reproductions/score/results/tiny/summary.json"
+    good = summary.read_text()
+    summary.write_text(good.replace("supported", "contradicted"))
+    assert regenerate(check=True) == [readme, summary]
+    assert readme.read_text() == README  # checking writes nothing
+    assert main(["report", "--check"]) == 1
+    said = capsys.readouterr()
+    assert said.out == f"out of date: README.md in {published.name}/\nout of date: summary.json in tiny/\n"
+    assert said.err == "minirl: run `minirl report` and commit\n"
+    assert main(["report"]) == 0
+    assert capsys.readouterr().out.count("written: ") == 2
+    assert summary.read_text() == good
+    assert "**supported**" in readme.read_text()
+    assert main(["report", "--check"]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert regenerate() == []
+
+
+def test_results_that_do_not_belong_to_the_claim(published):
+    path = published / "reproductions/score/results/tiny/seed-2.json"
+    data = read_json(path)
+    data["arms"]["score"]["metrics"]["delta"] += 0.1
+    path.write_text(json.dumps(data))
+    with pytest.raises(RunError, match=r"seed-2.json: seed 2, arm 'score': 'delta' is .* but its items have mean"):
+        all_entries()
+
+
+# --- Sweeps ---------------------------------------------------------------------------------------------------------
+
+SWEPT = {"alpha_10": [256] * 5, "alpha_2": [96, 100, 104, 100, 100]}
+
+
+def test_before_a_sweep(root):
+    assert sweep_series("score", "tiny", "ablations", "alpha", ["delta"]) is None
+    assert mean_metric("score", "tiny", "ablations", "alpha_2", "delta") is None
+    assert variant_table("score", "tiny", "ablations").startswith(
+        "*No committed results of ablations yet: `minirl sweep"
+    )
+
+
+def test_after_a_sweep(root):
+    directories = [run_directory(root, seed, "ablations", arms=SWEPT) for seed in range(5)]
+    target = publish("score", "tiny", directories, "ablations")
+    assert sorted(path.name for path in target.iterdir()) == [f"seed-{seed}.json" for seed in range(5)]
+    assert target.name == "tiny-ablations"
+    assert claim_entry(technique("score"), "tiny") is None  # a sweep settles no claim
+
+    assert seed_metrics("score", "tiny", "ablations", "alpha_2", "delta") == [x / ITEMS for x in SWEPT["alpha_2"]]
+    assert mean_metric("score", "tiny", "ablations", "alpha_2", "delta") == pytest.approx(100 / ITEMS)
+    xs, lines = sweep_series("score", "tiny", "ablations", "alpha", ["delta", "accuracy@1"])
+    assert xs == [2.0, 10.0]  # by value, not by name
+    # s² of 96, 100, 104, 100, 100 is 8; t(0.975, 4) = 2.7764; half width 2.7764 √(8 / 5) = 3.512 items.
+    assert lines["delta"][0] == pytest.approx((100 / ITEMS, (100 - 3.512) / ITEMS, (100 + 3.512) / ITEMS), abs=1e-5)
+    assert lines["delta"][1] == (0.5, 0.5, 0.5)
+    assert lines["accuracy@1"] == [(0.5, 0.5, 0.5)] * 2
+
+    table = variant_table("score", "tiny", "ablations", metrics=["delta"])
+    assert "| alpha_2 | 0.195 [0.188, 0.202] |" in table
+    assert "Mean over 5 seeds with 95 % t-interval; score at tiny, ablations." in table
+
+
+def test_an_arm_added_after_the_sweep_is_left_out(root):
+    publish("score", "tiny", [run_directory(root, s, "ablations", arms=SWEPT) for s in range(5)], "ablations")
+    append(root / "reproductions/score/tiny-ablations.yaml", "  alpha_5: {method: score, alpha: 5}\n")
+    assert sweep_series("score", "tiny", "ablations", "alpha", ["delta"])[0] == [2.0, 10.0]
+
+
+# --- The commands ---------------------------------------------------------------------------------------------------
+
+
+def test_claims_and_list(published, capsys):
+    assert main(["claims"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("score (tiny): supported\nSCoRe gains.\n\n| metric |")
+    assert main(["list"]) == 0
+    assert "· tiny: supported\n" in capsys.readouterr().out
+    assert main(["list", "--json"]) == 0
+    (listed,) = json.loads(capsys.readouterr().out)["techniques"]
+    assert (listed["tiers"], listed["verdicts"]) == (["tiny"], {"tiny": "supported"})
+    assert main(["claims", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"schema": 1, "claims": all_entries()}
+    append(published / "minirl" / "loops.py", "\nx = 1\n")
+    assert main(["claims"]) == 0
+    assert capsys.readouterr().out.startswith("score (tiny): supported · STALE: rerun it\n")
+
+
+def test_claims_without_results(root, capsys):
+    assert main(["claims"]) == 0
+    assert capsys.readouterr().out == "score (tiny): registered, no committed results yet\n"
+    assert main(["claims", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"schema": 1, "claims": []}
+
+
+# --- The committed results ------------------------------------------------------------------------------------------
+
+COMMITTED = [(item.slug, tier) for item in techniques() for tier in item.tiers() if result_files(item, tier)]
+committed = pytest.mark.parametrize(
+    ("slug", "tier"), COMMITTED or [pytest.param("", "", marks=pytest.mark.skip(reason="no committed results yet"))]
+)
+VERDICTS = {  # from the published rule: open regions, an interval inside, outside or across
+    "superiority": lambda margin: (margin, math.inf),
+    "trend": lambda margin: (margin, math.inf),
+    "noninferiority": lambda margin: (-margin, math.inf),
+    "equivalence": lambda margin: (-margin, margin),
+    "null": lambda margin: (-margin, margin),
+}
+
+
+@committed
+def test_every_number_of_a_summary_follows_from_the_files_of_its_seeds(slug, tier):
+    item = technique(slug)
+    claim, files = load_claim(claim_path(item, tier)), result_files(item, tier)
+    documents = [read_json(path) for path in files]
+    summary = read_json(item.reproduction / "results" / tier / "summary.json")
+    assert summary == claim_entry(item, tier)
+
+    assert [d["seed"] for d in documents] == sorted(claim.seeds) == summary["seeds"]
+    for settled, condition in zip(summary["conditions"], claim.conditions, strict=True):
+        weights = condition.weights()
+        effects = [
+            sum(w * d["arms"][arm]["metrics"][condition.metric] for arm, w in weights.items()) for d in documents
+        ]
+        mean = sum(effects) / len(effects)
+        assert settled["effect"] == pytest.approx(mean, abs=1e-12)
+        if len(effects) > 1:  # the reported interval is never narrower than Student's over seeds
+            low, high = (
+                stats.t.interval(0.95, len(effects) - 1, mean, stats.sem(effects))
+                if max(effects) > min(effects)
+                else (mean, mean)
+            )
+            assert settled["interval"][1] - settled["interval"][0] >= high - low - 1e-9
+        inside, outside = VERDICTS[condition.kind](condition.margin), settled["interval"]
+        low, high = (end if end is not None else math.copysign(math.inf, k - 1) for k, end in enumerate(outside))
+        if inside[0] < low and high < inside[1]:
+            assert settled["verdict"] == "supported"
+        elif high <= inside[0] or low >= inside[1]:
+            assert settled["verdict"] == "contradicted"
+        else:
+            assert settled["verdict"] == "inconclusive"
+    verdicts = {settled["verdict"] for settled in summary["conditions"]}
+    expected = "contradicted" if "contradicted" in verdicts else "inconclusive" if len(verdicts) > 1 else verdicts.pop()
+    assert summary["verdict"] == expected
+
+
+@committed
+def test_every_seed_was_run_alike_and_within_its_budget(slug, tier):
+    item = technique(slug)
+    experiment = load_experiment(slug, tier)
+    train = experiment.train
+    attempts = train.updates * train.prompts * train.samples * train.turns
+    for path in result_files(item, tier):
+        results = read_json(path)
+        assert list(results["arms"]) == ["base", *experiment.arms]
+        assert results["core_s"] <= 1.5 * experiment.budget.core_s
+        assert results["peak_mb"] <= 1.5 * experiment.budget.peak_mb
+        for arm, scores_ in results["arms"].items():
+            assert arm == "base" or scores_["generated_tokens"] >= attempts
+            for metric, values in scores_["items"].items():
+                assert len(values) == results["evaluation"]["items"]
+                assert math.fsum(values) / len(values) == pytest.approx(scores_["metrics"][metric], abs=1e-9)
+
+
+@committed
+def test_the_notebook_and_figure_are_there_and_tell_nothing_of_the_machine(slug, tier):
+    folder = technique(slug).reproduction / "results" / tier
+    assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
+    text = (folder / "notebook.ipynb").read_text(encoding="utf-8")
+    for place in (str(project_root()), str(Path.home()) + "/", "/tmp/"):
+        assert place not in text
+    notebook = json.loads(text)
+    assert not [part for part in (notebook, *notebook["cells"]) if {"papermill", "execution"} & part["metadata"].keys()]
+
+
+def git(*arguments: str) -> str:
+    command = ["git", "-C", str(project_root()), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@committed
+def test_the_claim_was_registered_before_its_results(slug, tier):
+    """In git: the version of the claim whose hash the results carry is older than the commit that brought them."""
+    item = technique(slug)
+    claim = str(claim_path(item, tier).relative_to(project_root()))
+    if git("rev-parse", "--is-shallow-repository").strip() == "true":
+        pytest.skip("a shallow clone has no history")
+    for path in result_files(item, tier):
+        arrived = git("log", "-1", "--format=%H", "--", str(path.relative_to(project_root()))).strip()
+        if not arrived:
+            pytest.skip(f"{path.name} is not committed yet")
+        versions = git("log", "--format=%H", f"{arrived}^", "--", claim).split()
+        hashes = {hashlib.sha256(git("show", f"{version}:{claim}").encode()).hexdigest() for version in versions}
+        assert read_json(path)["claim_sha256"] in hashes
+
+
+@pytest.mark.skipif(not COMMITTED, reason="no committed results yet")
+def test_every_table_of_this_repository_is_up_to_date():
+    assert regenerate(check=True) == []
