@@ -74,7 +74,7 @@ def seed_effects(claim: Claim, results: Mapping[str, Any]) -> list[dict[str, Any
     A single seed settles nothing; the interval tells how far the items alone could move it. The effect is None if an
     override has removed one of the arms.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for condition in claim.conditions:
         weights = condition.weights()
         arms = results["arms"]
@@ -239,50 +239,64 @@ def mean_metric(slug: str, tier: str, variant: str, arm: str, metric: str) -> fl
     return sum(values) / len(values) if values else None
 
 
+def mean_with_interval(values: list[float]) -> tuple[float, float, float]:
+    """Mean over seeds and the ends of its 95 % t-interval."""
+    interval = t_interval(values)
+    return sum(values) / len(values), interval.low, interval.high
+
+
+def committed_arms(slug: str, tier: str, variant: str, join: str = "") -> dict[str, tuple[str, dict[str, Any]]]:
+    """Arms that have committed results in a variant: name → (variant it stands in, its settings).
+
+    ``join`` is an arm of the tier's own config to put beside them, as the one from which the others differ.
+    """
+    found: dict[str, tuple[str, dict[str, Any]]] = {}
+    for where, only in (("", [join] if join else []), (variant, None)):
+        files = result_files(technique(slug), tier, where)
+        settings = load_experiment(slug, tier, variant=where).arms
+        for arm in read_json(files[0])["arms"] if files else []:
+            if only is None or arm in only:
+                found[arm] = (where, settings.get(arm, {}))
+    return found
+
+
 def sweep_series(
-    slug: str, tier: str, variant: str, key: str, metrics: Iterable[str]
+    slug: str, tier: str, variant: str, key: str, metrics: Iterable[str], join: str = ""
 ) -> tuple[list[float], dict[str, list[tuple[float, float, float]]]] | None:
     """Committed results as lines over a hyper-parameter, for :func:`minirl.show.figures.sweep`.
 
-    Uses the arms called ``<key>_…`` of the variant's config; x is the value each gives to ``key``, y the mean of a
-    metric over seeds with its t-interval. None if there are no committed results.
+    Uses the arms called ``<key>_…`` of the variant's config, and ``join`` of the tier's own; x is the value each gives
+    to ``key``, y the mean of a metric over seeds with its t-interval. None if there are no committed results.
     """
-    config = load_experiment(slug, tier, variant=variant)
-    done = {arm for path in result_files(technique(slug), tier, variant) for arm in read_json(path)["arms"]}
-    arms = {arm: float(c[key]) for arm, c in config.arms.items() if arm.startswith(f"{key}_") and arm in done}
-    ordered = sorted(arms, key=lambda arm: arms[arm])
-    if not result_files(technique(slug), tier, variant):
+    arms = committed_arms(slug, tier, variant, join)
+    swept = {arm: place for arm, place in arms.items() if arm == join or arm.startswith(f"{key}_")}
+    if not any(where == variant for where, _ in swept.values()):
         return None
-    lines: dict[str, list[tuple[float, float, float]]] = {}
-    for metric in metrics:
-        points = []
-        for arm in ordered:
-            values = seed_metrics(slug, tier, variant, arm, metric)
-            interval = t_interval(values)
-            points.append((sum(values) / len(values), interval.low, interval.high))
-        lines[metric] = points
-    return [arms[arm] for arm in ordered], lines
+    ordered = sorted(swept, key=lambda arm: swept[arm][1][key])
+    lines = {
+        metric: [mean_with_interval(seed_metrics(slug, tier, swept[arm][0], arm, metric)) for arm in ordered]
+        for metric in metrics
+    }
+    return [float(swept[arm][1][key]) for arm in ordered], lines
 
 
 def variant_table(
-    slug: str, tier: str, variant: str, metrics: Iterable[str] = ("accuracy@1", "accuracy@2", "delta", "copy_rate")
+    slug: str,
+    tier: str,
+    variant: str,
+    metrics: Iterable[str] = ("accuracy@1", "accuracy@2", "delta", "copy_rate"),
+    join: str = "",
 ) -> str:
-    """Markdown: every arm of a variant's committed results, mean over seeds with its 95 % t-interval."""
+    """Markdown: every arm of a variant's committed results (and ``join`` of the tier's own), mean over seeds with its
+    95 % t-interval."""
     metrics = list(metrics)
-    files = result_files(technique(slug), tier, variant)
-    if not files:
-        return f"*No committed results of {variant} yet: `minirl sweep {slug} --publish`.*\n"
-    documents = [read_json(path) for path in files]
+    arms = committed_arms(slug, tier, variant, join)
+    if not any(where == variant for where, _ in arms.values()):
+        return f"*No committed results of {variant} yet: `minirl sweep {slug} --variant {variant} --publish`.*\n"
     lines = ["| arm | " + " | ".join(metrics) + " |", "|---" * (len(metrics) + 1) + "|"]
-    for arm in documents[0]["arms"]:
-        cells = []
-        for metric in metrics:
-            values = [document["arms"][arm]["metrics"][metric] for document in documents]
-            interval = t_interval(values)
-            cells.append(f"{sum(values) / len(values):.3f} [{interval.low:.3f}, {interval.high:.3f}]")
-        lines.append(f"| {arm} | " + " | ".join(cells) + " |")
-    lines += [
-        "",
-        f"Mean over {len(documents)} seeds with 95 % t-interval; {technique(slug).slug} at {tier}, {variant}.",
-    ]
+    for arm, (where, _) in arms.items():
+        columns = [mean_with_interval(seed_metrics(slug, tier, where, arm, metric)) for metric in metrics]
+        lines.append(f"| {arm} | " + " | ".join(f"{m:.3f} [{low:.3f}, {high:.3f}]" for m, low, high in columns) + " |")
+    seeds = len(result_files(technique(slug), tier, variant))
+    lines += ["", f"Mean over {seeds} seeds with 95 % t-interval; {slug} at {tier}, {variant}."]
     return "\n".join(lines) + "\n"

@@ -110,7 +110,7 @@ NOTEBOOK = {
     "cells": [
         {"cell_type": "code", "metadata": {"tags": ["x"], "papermill": {"duration": 3}, "execution": {"at": "noon"}}}
     ],
-    "metadata": {"papermill": {"output_path": "/home/someone"}, "kernelspec": {"name": "python3"}},
+    "metadata": {"papermill": {"output_path": "out.ipynb"}, "kernelspec": {"name": "python3"}},
 }
 
 
