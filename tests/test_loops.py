@@ -133,6 +133,26 @@ def test_seeds_are_well_mixed():
     assert derive_seed(1, 23) != derive_seed(12, 3)
 
 
+def test_every_generator_is_its_own():
+    seeds = [
+        make_learner(seed).generator(update, purpose).initial_seed()
+        for seed in range(3)
+        for update in range(3)
+        for purpose in ("sampling", "shuffle", "minibatch")
+    ]
+    assert len(set(seeds)) == 27
+
+
+def test_settings_reach_the_rollouts(monkeypatch):
+    calls = []
+    real = loops.roll_out
+    monkeypatch.setattr(loops, "roll_out", lambda *a, **settings: calls.append(settings) or real(*a, **settings))
+    train(make_learner(temperature=0.5, feedback="binary"), online(1))
+    (settings,) = calls
+    assert settings.pop("generator").initial_seed() == make_learner().generator(0, "sampling").initial_seed()
+    assert settings == {"turns": 2, "samples": 4, "temperature": 0.5, "feedback": "binary"}
+
+
 def test_every_update_has_fresh_problems():
     learner = make_learner(0)
     indices = [[item.index for item in learner.problems(update, 3)] for update in range(3)]
@@ -182,6 +202,14 @@ def test_step_by_hand():
     # Adam with a constant gradient moves by the learning rate: 1 + 0.1 + 0.2 + 0.3 + 0.4 + 0.4
     assert w.item() == pytest.approx(2.4, abs=1e-4)
     assert learner.updates_done == 5
+
+
+def test_an_infinite_gradient_is_refused():
+    learner = make_learner(policy=Policy(OneWeight(), None))
+    (w,) = learner.parameters
+    with pytest.raises(TrainingError, match="update 0: the gradient is inf"):
+        learner.step(iter([w.sum() * math.inf]))
+    assert w.item() == 1.0 and learner.updates_done == 0
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

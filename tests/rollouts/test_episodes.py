@@ -180,6 +180,22 @@ def test_the_global_generator_is_left_alone():
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
+class Shrug:
+    """A decoder that finds all tokens equally likely, whatever it has read."""
+
+    def __init__(self, model, batch: int) -> None:
+        self.batch = batch
+
+    def append(self, ids: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(self.batch, 87)
+
+
+def test_every_turn_has_numbers_of_its_own(monkeypatch):
+    monkeypatch.setattr(episodes, "make_decoder", Shrug)
+    attempts = [answer for answers in rolled(ITEMS, turns=3).answers for answer in answers]
+    assert len(set(attempts)) == 18
+
+
 def test_an_item_does_not_notice_the_others():
     whole = rolled(ITEMS, turns=2, samples=2)
     # Noise is drawn in item order: the first items of a batch get the same numbers alone …
