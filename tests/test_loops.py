@@ -307,15 +307,16 @@ def test_micro_batches_log_what_the_batch_logs():
 
 
 def test_temperature_by_hand():
-    # At temperature 2 π ∝ (√3, 1), (0.633975, 0.366025): logs −0.455746 and −1.005053, entropy 0.656807;
-    # KL to the uniform reference ln 2 − 0.656807 = 0.036340.
+    # At temperature 2 π ∝ (√3, 1): (0.633975, 0.366025) with logs −0.455746 and −1.005053, entropy 0.656807.
+    # The reference (0.2, 0.8) becomes ∝ (1, 2): (1/3, 2/3). KL = 0.633975 · (ln 3 − 0.455746)
+    # + 0.366025 · (ln 1.5 − 1.005053) = 0.407561 − 0.219464 = 0.188097.
     learner, rollouts, credit = hand_made()
-    learner.train = TRAIN.model_copy(update={"temperature": 2.0})
+    learner.train, learner.reference = TRAIN.model_copy(update={"temperature": 2.0}), Fixed([0.2, 0.8])
     stats: dict[str, float] = {}
     list(policy_losses(learner, rollouts, credit, stats))
     assert stats["loss/policy"] == pytest.approx((3 * 0.455746 + 1.005053) / 2, abs=1e-5)
     assert stats["entropy"] == pytest.approx(0.656807, abs=1e-5)
-    assert stats["kl@1"] == pytest.approx(3 * 0.036340 / 2, abs=1e-5)
+    assert stats["kl@1"] == pytest.approx(3 * 0.188097 / 2, abs=1e-5)
 
 
 def test_large_vocabularies_estimate_the_kl(monkeypatch):
@@ -443,6 +444,14 @@ def test_imitation_learns_the_marked_tokens():
     loss.backward()
     for (name, theirs), mine in zip(before.model.named_parameters(), policy.model.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-6, rtol=1e-4, msg=name)
+
+
+def test_every_update_imitates_another_minibatch():
+    learner, seen = make_learner(), []
+    real = learner.policy.logits
+    learner.policy.logits = lambda ids: seen.append(ids.tolist()) or real(ids)
+    train(learner, SupervisedPhase("SFT", 3, examples))
+    assert len({str(ids) for ids in seen}) == len(seen) == 3
 
 
 def test_imitation_ignores_unmarked_tokens():

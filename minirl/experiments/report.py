@@ -151,8 +151,10 @@ def publish(slug: str, tier: str, directories: list[Path], variant: str = "") ->
     if seeds != sorted(registered):
         raise RunError(f"publishing needs exactly the registered seeds {list(registered)}, got {seeds}")
     target.mkdir(parents=True, exist_ok=True)
-    for document in documents:
-        text = json.dumps(document, separators=(",", ":"), allow_nan=False) + "\n"
+    for document, directory in zip(documents, directories, strict=True):
+        # Where, when and with what: config, commit, versions, hardware. The fingerprint is in the document already.
+        manifest = {key: value for key, value in read_json(directory / "manifest.json").items() if key != "fingerprint"}
+        text = json.dumps({**document, "manifest": manifest}, separators=(",", ":"), allow_nan=False) + "\n"
         write_atomically(target / f"seed-{document['seed']}.json", text)
     first = directories[[document["seed"] for document in documents].index(min(seeds))]
     if (first / "notebook.ipynb").exists():

