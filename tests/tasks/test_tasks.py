@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 import minirl.tasks
 from minirl.errors import ConfigError
 from minirl.policy.tokenizer import ALPHABET
-from minirl.tasks import TASKS, Item, Task, get, to_dataset
+from minirl.tasks import Item, Task, get, names, to_dataset
 from minirl.tasks.base import MAX_ANSWER_CHARS
 
+TASKS = {name: get(name) for name in names()}
 EVERY_TASK = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS.keys())
 EVERY_LEVEL = pytest.mark.parametrize(
     ("task", "level"),
@@ -117,8 +118,8 @@ def test_golden_items(task: Task) -> None:
 
 def test_another_process_with_another_hash_seed_draws_the_same_items() -> None:
     code = (
-        "import json, random; from dataclasses import asdict; from minirl.tasks import TASKS\n"
-        "rows = [(asdict(i), t.corrupt(i, random.Random(5))) for t in TASKS.values() for level in t.levels\n"
+        "import json, random; from dataclasses import asdict; from minirl.tasks import get, names\n"
+        "rows = [(asdict(i), t.corrupt(i, random.Random(5))) for t in map(get, names()) for level in t.levels\n"
         "        for i in t.items(7, range(20), level)]\n"
         "print(json.dumps(rows))"
     )
@@ -175,7 +176,10 @@ def test_get_finds_tasks_by_name_and_lists_them_otherwise() -> None:
     assert all(get(name) is task and task.name == name for name, task in TASKS.items())
     with pytest.raises(ConfigError) as error:
         get("adddition")
-    assert str(error.value) == f"unknown task 'adddition'; there are: {', '.join(sorted(TASKS))}"
+    assert str(error.value) == "unknown task 'adddition'. Did you mean 'add'?"
+    with pytest.raises(ConfigError) as error:
+        get("chess")
+    assert str(error.value) == f"unknown task 'chess'. There is: {', '.join(names())}."
 
 
 # --- scores ----------------------------------------------------------------------------------------------------------
@@ -258,7 +262,10 @@ def test_no_task_calls_an_evaluator() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             name = getattr(node, "id", None)
             imported = getattr(node, "attr", None) or getattr(node, "name", None)
-            assert name not in builtin | elsewhere and imported not in elsewhere, f"{path.name}:{node.lineno}"
+            where = f"{path.name}:{node.lineno}"
+            assert name not in builtin | elsewhere, where
+            # The package finds tasks by file name; what it imports is never model text.
+            assert imported not in elsewhere or path.name == "__init__.py", where
 
 
 class Listener(Task):
