@@ -145,16 +145,14 @@ def publish(slug: str, tier: str, directories: list[Path], variant: str = "") ->
     """
     item = technique(slug)
     target = item.reproduction / "results" / (f"{tier}-{variant}" if variant else tier)
-    documents = [read_json(directory / "results.json") for directory in directories]
+    documents = [_with_manifest(directory) for directory in directories]
     seeds = sorted(document["seed"] for document in documents)
     registered = load_claim(claim_path(item, "tiny" if variant else tier)).seeds
     if seeds != sorted(registered):
         raise RunError(f"publishing needs exactly the registered seeds {list(registered)}, got {seeds}")
     target.mkdir(parents=True, exist_ok=True)
-    for document, directory in zip(documents, directories, strict=True):
-        # Where, when and with what: config, commit, versions, hardware. The fingerprint is in the document already.
-        manifest = {key: value for key, value in read_json(directory / "manifest.json").items() if key != "fingerprint"}
-        text = json.dumps({**document, "manifest": manifest}, separators=(",", ":"), allow_nan=False) + "\n"
+    for document in documents:
+        text = json.dumps(document, separators=(",", ":"), allow_nan=False) + "\n"
         write_atomically(target / f"seed-{document['seed']}.json", text)
     first = directories[[document["seed"] for document in documents].index(min(seeds))]
     if (first / "notebook.ipynb").exists():
@@ -165,6 +163,13 @@ def publish(slug: str, tier: str, directories: list[Path], variant: str = "") ->
         entry = claim_entry(item, tier)
         write_json(target / "summary.json", entry)
     return target
+
+
+def _with_manifest(directory: Path) -> dict[str, Any]:
+    """A seed's results with where, when and with what they were made: commit, config, versions, hardware."""
+    manifest = read_json(directory / "manifest.json")
+    manifest.pop("fingerprint", None)  # stands in the results already
+    return {**read_json(directory / "results.json"), "manifest": manifest}
 
 
 def _without_machine(notebook: Path) -> str:

@@ -119,6 +119,7 @@ def run_directory(root, seed, variant="", **changes):
     directory = root / "runs" / f"{variant}-{seed}"
     directory.mkdir(parents=True)
     (directory / "results.json").write_text(json.dumps(document(seed, variant, **changes)))
+    (directory / "manifest.json").write_text(json.dumps({"commit": f"c{seed}", "fingerprint": {}}))
     if not variant:
         (directory / "notebook.ipynb").write_text(json.dumps(NOTEBOOK | {"nbformat_minor": seed}))
         (directory / "figure.png").write_bytes(f"figure of seed {seed}".encode())
@@ -143,7 +144,7 @@ def test_publish(root):
         *(f"seed-{seed}.json" for seed in range(5)),
         "summary.json",
     ]
-    assert read_json(target / "seed-3.json") == document(3)
+    assert read_json(target / "seed-3.json") == {**document(3), "manifest": {"commit": "c3"}}
     # Of the first registered seed, whatever the order they came in.
     assert (target / "figure.png").read_bytes() == b"figure of seed 0"
     notebook = read_json(target / "notebook.ipynb")

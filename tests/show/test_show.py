@@ -211,10 +211,10 @@ def hand_made(policy, rows):
     """Rollouts from ``(prompt, [attempt, …], [score, …])``, with feedback ``?`` and probability 0.5 everywhere."""
     encoded = []
     for prompt, attempts, _ in rows:
-        ids, turn = policy.encode_prompt(prompt), [CONTEXT] * len(prompt)
+        ids, turn = policy.encode_prompts([prompt])[0], [CONTEXT] * len(prompt)
         for t, attempt in enumerate(attempts):
             feedback = policy.encode_feedback("?") if t else []
-            own = [*policy.encode_prompt(attempt), policy.stop_id]
+            own = [*policy.encode_prompts([attempt])[0], policy.stop_id]
             ids, turn = [*ids, *feedback, *own], [*turn, *[CONTEXT] * len(feedback), *[t] * len(own)]
         encoded.append((ids, turn))
     width = max(len(ids) for ids, _ in encoded)
