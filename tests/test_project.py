@@ -340,9 +340,8 @@ def tracked() -> list[Path]:
 
 
 def test_no_package_index_and_no_place_of_this_machine_in_tracked_files():
-    index = re.compile(
-        r"\b(?:pypi|pythonhosted|npmjs|anaconda)\.(?:org|com)|download\.pytorch\.|--(?:extra-)?index-url\b"
-    )
+    # An option that names an index, or the addresses under which indexes and their files are found.
+    index = re.compile(r"--(?:extra-)?index[-]url\b|--find[-]links\b|https?://\S*(?:/simple|/whl|/packages|registry\.)")
     place = re.compile(rf"{re.escape(str(ROOT))}/|{re.escape(str(Path.home()))}/|(?<![\w.~])/(?:home|Users)/\w")
     found = []
     for path in tracked():
