@@ -5,7 +5,7 @@
     out/
       manifest.json            what was run, with what, on what
       arms/<arm>/metrics.jsonl one record an update, no timings: the same bytes on every rerun
-      arms/<arm>/timing.jsonl  seconds of every update
+      arms/<arm>/timing.jsonl  seconds and peak memory, for every update
       arms/<arm>/checkpoints/  the newest two
       arms/<arm>/policy/       the trained policy, a Hugging Face directory
       arms/<arm>/evaluation.json
@@ -206,6 +206,7 @@ class Run:
                 log.append(record)
                 now = (time.perf_counter(), time.process_time())
                 spent = {"update": record["update"], "wall_s": now[0] - clock[0], "core_s": now[1] - clock[1]}
+                spent["peak_mb"] = peak_mb()
                 timing.write(json.dumps(spent) + "\n")
                 timing.flush()
                 clock = now
@@ -268,6 +269,11 @@ class Run:
         newest = {line["update"]: line for line in lines}  # an update redone after a crash counts once
         return {key: round(sum(line[key] for line in newest.values()), 2) for key in ("core_s", "wall_s")}
 
+    def _training_peak(self, arm: str) -> int:
+        """Largest ``peak_mb`` of any process that trained ``arm``; this one may only have evaluated it."""
+        lines = read_metrics(self.arm_directory(arm) / "timing.jsonl")
+        return max((line.get("peak_mb", 0) for line in lines), default=0)
+
     def finish(self) -> dict[str, Any]:
         """Gather what :meth:`evaluate` has found into ``results.json`` and return it.
 
@@ -292,7 +298,7 @@ class Run:
             "arms": arms,
             "core_s": round(sum(arm["core_s"] for arm in arms.values()), 1),
             "wall_s": round(sum(arm["wall_s"] for arm in arms.values()), 1),
-            "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / RSS_UNITS_PER_MB),
+            "peak_mb": max(peak_mb(), *(self._training_peak(arm) for arm in self.arms)),
         }
         write_json_compact(self.directory / "results.json", results)
         manifest = self.directory / "manifest.json"
@@ -359,6 +365,11 @@ def _without_torn_line(path: Path) -> Path:
 def write_json_compact(path: Path, value: Any) -> None:
     """JSON on few lines: per-item values as one line each would be thousands."""
     write_atomically(path, json.dumps(value, allow_nan=False, separators=(",", ":")) + "\n")
+
+
+def peak_mb() -> int:
+    """The most memory this process has held, in MiB."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / RSS_UNITS_PER_MB)
 
 
 def now() -> str:

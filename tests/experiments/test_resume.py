@@ -227,3 +227,17 @@ def test_a_full_disk_while_the_policy_is_saved(tmp_path, half_right, monkeypatch
     run.train("score")
     assert (tmp_path / "arms/score/policy/model.safetensors").stat().st_size > 1000
     run.close()
+
+
+def test_the_peak_of_memory_is_that_of_the_process_that_trained(tmp_path, monkeypatch):
+    """A process that only evaluates what another one trained must not report its own, smaller peak."""
+    from minirl.experiments import run as module
+
+    overrides = {"train.updates": 1, "arms": {"pair_sft": None, "shuffled": None, "naive": None}}
+    run = module.open_run("score", tier="smoke", seed=0, overrides=overrides, out=tmp_path)
+    monkeypatch.setattr(module, "peak_mb", lambda: 900)
+    run.train("score")
+    monkeypatch.setattr(module, "peak_mb", lambda: 300)
+    run.evaluate("base")
+    run.evaluate("score")
+    assert run.finish()["peak_mb"] == 900
