@@ -88,6 +88,16 @@ def technique(slug: str) -> Technique:
     return known[slug]
 
 
+def label(tier: str, variant: str = "") -> str:
+    """Name of a config, its runs and its results: the tier, or ``<tier>-<variant>`` for a second config of it."""
+    return f"{tier}-{variant}" if variant else tier
+
+
+def run_directory(slug: str, tier: str, variant: str, seed: int) -> Path:
+    """Where a run is kept unless told otherwise."""
+    return project_root() / "runs" / slug / label(tier, variant) / f"seed-{seed}"
+
+
 def claim_path(item: Technique, tier: str) -> Path:
     """``claim.yaml`` holds the claim at tiny, ``claim-<tier>.yaml`` that of another tier."""
     return item.reproduction / ("claim.yaml" if tier == "tiny" else f"claim-{tier}.yaml")

@@ -38,7 +38,15 @@ from minirl.config import Experiment, described, load_yaml, merge, nearest, pars
 from minirl.errors import ConfigError, RunError
 from minirl.evaluation.correction import Evaluation
 from minirl.experiments.fingerprint import changes, fingerprint
-from minirl.experiments.registry import claim_path, load_module, method_class, project_root, technique
+from minirl.experiments.registry import (
+    claim_path,
+    label,
+    load_module,
+    method_class,
+    project_root,
+    run_directory,
+    technique,
+)
 from minirl.experiments.rundir import (
     MetricsLog,
     load_newest_checkpoint,
@@ -46,8 +54,8 @@ from minirl.experiments.rundir import (
     read_json,
     read_metrics,
     save_checkpoint,
-    write_atomically,
     write_json,
+    write_json_compact,
 )
 from minirl.loops import Learner, Record, run_phases
 from minirl.policy.models import Policy, base_directory, base_names, load_policy
@@ -67,7 +75,7 @@ def load_experiment(slug: str, tier: str, overrides: Any = None, variant: str = 
     :class:`ConfigError` for anything that is not exactly right.
     """
     item = technique(slug)
-    path = item.reproduction / (f"{tier}-{variant}.yaml" if variant else f"{tier}.yaml")
+    path = item.reproduction / f"{label(tier, variant)}.yaml"
     if not path.exists():
         raise ConfigError(f"{slug} has no config {path.name}.{nearest(tier, item.tiers())}")
     if isinstance(overrides, str):
@@ -132,8 +140,7 @@ def open_run(
     if out is not None and not isinstance(out, str | Path):
         raise ConfigError(f"parameter 'out' must be a directory, got {out!r}")
     experiment = load_experiment(slug, tier, overrides, variant)
-    label = f"{tier}-{variant}" if variant else tier
-    directory = Path(out) if out else project_root() / "runs" / slug / label / f"seed-{seed}"
+    directory = Path(out) if out else run_directory(slug, tier, variant, seed)
     return Run(experiment, seed, directory, variant)
 
 
@@ -150,7 +157,6 @@ class Run:
             stack.enter_context(locked(directory))
             self._check_manifest()
             self._lock = stack.pop_all()
-        self.started = time.perf_counter()
 
     def close(self) -> None:
         """Release the directory (the end of the process does so too)."""
@@ -360,11 +366,6 @@ def _without_torn_line(path: Path) -> Path:
     if path.exists():
         os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
     return path
-
-
-def write_json_compact(path: Path, value: Any) -> None:
-    """JSON on few lines: per-item values as one line each would be thousands."""
-    write_atomically(path, json.dumps(value, allow_nan=False, separators=(",", ":")) + "\n")
 
 
 def peak_mb() -> int:

@@ -48,6 +48,11 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
+def write_json_compact(path: Path, value: Any) -> None:
+    """JSON on few lines: per-item values as one line each would be thousands."""
+    write_atomically(path, json.dumps(value, allow_nan=False, separators=(",", ":")) + "\n")
+
+
 def read_json(path: Path) -> Any:
     """The JSON in ``path``. Raises :class:`RunError` if it is missing or damaged."""
     try:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from minirl.config import parse_overrides
 from minirl.errors import RunError
-from minirl.experiments.registry import project_root, technique
+from minirl.experiments.registry import project_root, run_directory, technique
 from minirl.experiments.run import REFERENCE_ARM, check_identity, identity, load_experiment, open_run
 
 POLL_S = 0.5
@@ -86,9 +86,7 @@ def reproduce(
     """
     experiment = load_experiment(slug, tier, overrides)  # a mistake shows here, not in the fifth notebook
     limit = parallel(jobs, experiment.threads)
-    root = project_root()
-    base = out if out else root / "runs" / slug / tier
-    all_jobs = [Job(seed, base / f"seed-{seed}") for seed in seeds]
+    all_jobs = [Job(seed, out / f"seed-{seed}" if out else run_directory(slug, tier, "", seed)) for seed in seeds]
     if not resume:
         for job in all_jobs:
             shutil.rmtree(job.directory, ignore_errors=True)
@@ -216,7 +214,7 @@ def sweep(
     """
     experiment = load_experiment(slug, tier, overrides, variant)
     limit = parallel(jobs, experiment.threads)
-    directories = [project_root() / "runs" / slug / f"{tier}-{variant}" / f"seed-{seed}" for seed in seeds]
+    directories = [run_directory(slug, tier, variant, seed) for seed in seeds]
     waiting = [(s, d) for s, d in zip(seeds, directories, strict=True) if not (d / "results.json").exists()]
     for seed, directory in zip(seeds, directories, strict=True):
         if (seed, directory) not in waiting:
