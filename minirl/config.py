@@ -52,9 +52,10 @@ class TaskConfig(Strict):
 class TrainConfig(Strict):
     """Settings shared by all arms of an experiment, so that arms differ only in their method.
 
-    ``updates`` optimiser steps, each on ``prompts`` × ``samples`` episodes of ``turns`` attempts, in
-    ``micro_batches`` pieces (which changes memory, not the result). ``feedback`` is the grade of
-    :meth:`minirl.tasks.Task.feedback` between attempts.
+    ``updates`` batches of ``prompts`` × ``samples`` episodes of ``turns`` attempts, with ``passes`` optimiser steps on
+    each, in ``micro_batches`` pieces (which changes memory, not the result). ``feedback`` is the grade of
+    :meth:`minirl.tasks.Task.feedback` between attempts. ``kl`` says how the divergence from the reference is computed
+    (:mod:`minirl.objectives.kl`): by default exactly for small vocabularies, else by k2.
     """
 
     updates: PositiveInt
@@ -62,7 +63,9 @@ class TrainConfig(Strict):
     samples: int = Field(ge=2, description="attempts per prompt; the group baseline needs at least two")
     turns: PositiveInt = 1
     temperature: PositiveFloat = 1.0
-    feedback: Literal["nudge", "binary"] = "nudge"
+    feedback: str = "nudge"
+    passes: PositiveInt = 1
+    kl: Literal["exact", "k1", "k2", "k3"] | None = None
     learning_rate: PositiveFloat
     warmup: int = Field(default=0, ge=0, description="updates over which the learning rate rises linearly")
     weight_decay: float = Field(default=0.0, ge=0)

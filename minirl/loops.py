@@ -8,7 +8,6 @@ Loops are generators: one record per update, and between two records the :class:
 saved. All randomness of update u is derived from (seed, u), so a resumed run draws what the undisturbed one would.
 """
 
-import copy
 import hashlib
 import math
 from collections.abc import Iterator
@@ -19,26 +18,25 @@ from torch import Tensor
 
 from minirl.config import TaskConfig, TrainConfig
 from minirl.errors import TrainingError
-from minirl.objectives.kl import estimated_kl, exact_kl, kl_penalty
-from minirl.objectives.policy_gradient import reinforce
+from minirl.objectives.kl import EXACT_UP_TO, estimated_kl, exact_kl, kl_penalty
+from minirl.objectives.policy_gradient import Objective, Totals, policy_gradient, token_weights
 from minirl.objectives.supervised import cross_entropy
 from minirl.policy.logprobs import entropy, token_logprobs
-from minirl.policy.models import Policy
+from minirl.policy.models import Policy, follow
 from minirl.rollouts.episodes import Rollouts, roll_out
 from minirl.tasks import Item, get
 from minirl.techniques.base import Credit, OnlinePhase, Phase, SupervisedPhase
 
 Record = dict[str, Any]
-EXACT_KL_VOCABULARY = 512  # above this many tokens [B, L, V] log-probs of two models are no longer cheap
 
 
 class Learner:
-    """A policy being trained, its frozen reference, and the optimiser; all that a checkpoint has to hold."""
+    """A policy being trained, its reference, and the optimiser; all that a checkpoint has to hold."""
 
     def __init__(self, policy: Policy, task: TaskConfig, train: TrainConfig, seed: int) -> None:
         self.policy, self.task, self.level = policy, get(task.name), task.level
         self.train, self.seed = train, seed
-        self.reference = Policy(copy.deepcopy(policy.model).requires_grad_(False), policy.tokenizer, policy.name)
+        self.reference = policy.frozen_copy()
         self.parameters = [p for p in policy.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=train.learning_rate, weight_decay=train.weight_decay, fused=True
@@ -56,7 +54,10 @@ class Learner:
         return torch.Generator().manual_seed(derive_seed(self.seed, purpose, update))
 
     def step(self, losses: Iterator[Tensor]) -> dict[str, float]:
-        """One optimiser step on the sum of ``losses``, which are backpropagated one after the other."""
+        """One optimiser step on the sum of ``losses``, which are backpropagated one after the other.
+
+        Raises :class:`TrainingError` if the gradient is not finite.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = self.train.learning_rate * min(1.0, (self.updates_done + 1) / (self.train.warmup + 1))
         self.optimizer.zero_grad(set_to_none=True)
@@ -65,11 +66,10 @@ class Learner:
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.train.max_grad_norm).item()
         if not math.isfinite(norm):
             raise TrainingError(
-                f"update {self.updates_done}: the gradient is {norm}. The policy on disk is the last checkpoint. "
+                f"update {self.updates_done + 1}: the gradient is {norm}. The policy on disk is the last checkpoint. "
                 f"Lower train.learning_rate, or rerun with --resume to reach the same update with seed {self.seed}."
             )
         self.optimizer.step()
-        self.updates_done += 1
         return {"grad_norm": norm}
 
 
@@ -119,41 +119,58 @@ def online(learner: Learner, phase: OnlinePhase, last: int) -> Iterator[Record]:
             order = torch.randperm(len(rollouts.items), generator=learner.generator(update, "shuffle"))
             rollouts.scores = rollouts.scores[order.to(rollouts.scores.device)]
         credit = phase.credit(rollouts)
-        losses: dict[str, float] = {}
-        norm = learner.step(policy_losses(learner, rollouts, credit, losses))
+        for _ in range(train.passes):
+            losses: dict[str, float] = {}  # of the last pass
+            norm = learner.step(policy_losses(learner, rollouts, credit, phase.objective, losses))
+        follow(learner.reference, learner.policy, phase.reference_decay)
+        learner.updates_done += 1
         yield {**stats, **credit.stats, **losses, **norm}
 
 
-def policy_losses(learner: Learner, rollouts: Rollouts, credit: Credit, stats: dict[str, float]) -> Iterator[Tensor]:
+def policy_losses(
+    learner: Learner, rollouts: Rollouts, credit: Credit, objective: Objective, stats: dict[str, float]
+) -> Iterator[Tensor]:
     """The loss of every micro-batch; they add up to the loss of the whole batch, whose values end up in ``stats``.
 
-    The normalisers (episodes, own tokens) are those of the whole batch: token weights do not depend on the split.
+    The normalisers are those of the whole batch: token weights do not depend on the split. Logged besides the loss:
+    ``entropy`` per own token, and ``kl@t``, the divergence from the reference summed over attempt t, per episode.
     """
-    policy, reference = learner.policy, learner.reference
-    episodes, own_tokens = len(rollouts.items), rollouts.generated_tokens()
-    size = math.ceil(episodes / learner.train.micro_batches)
-    temperature = learner.train.temperature
-    for rows in torch.arange(episodes, device=rollouts.ids.device).split(size):
-        ids, own = rollouts.ids[rows], rollouts.own[rows, 1:]
-        advantages, coefficients = credit.advantages[rows, 1:], credit.kl[rows, 1:]
-        logits = policy.logits(ids)[:, :-1] / temperature  # position t predicts token t + 1
-        logprobs = token_logprobs(logits, ids[:, 1:])
-        loss, parts = reinforce(logprobs, advantages, own, episodes)
-        with torch.no_grad():
-            reference_logits = reference.logits(ids)[:, :-1] / temperature
-        if logits.shape[-1] <= EXACT_KL_VOCABULARY:
-            kl = exact_kl(logits, reference_logits)
-        else:
-            kl = estimated_kl(logprobs, token_logprobs(reference_logits, ids[:, 1:]))
-        loss = loss + kl_penalty(kl, coefficients, own, episodes)
-        with torch.no_grad():
-            parts["entropy"] = entropy(logits)[own].sum().item() / own_tokens
+    policy, train, samples = learner.policy, learner.train, learner.train.samples
+    totals = Totals(len(rollouts.items), rollouts.generated_tokens(), rollouts.longest)
+    penalised = bool(credit.kl.any())  # else there is no need to ask the reference
+    shared, size = rollouts.shared, piece(totals.episodes, samples, train.micro_batches)
+    group = min(size, samples)
+    for rows in torch.arange(totals.episodes, device=rollouts.ids.device).split(size):
+        # Position t predicts token t + 1, and nothing before position ``shared`` predicts a token of the policy's own.
+        ids, columns = rollouts.ids[rows], slice(shared + 1, None)
+        own, turns = rollouts.own[rows, columns], rollouts.turn[rows, columns]
+        logits = policy.logits(ids, group, shared)[:, :-1] / train.temperature
+        logprobs = token_logprobs(logits, ids[:, columns])
+        sampled, advantages = rollouts.logprobs[rows, columns], credit.advantages[rows, columns]
+        loss, parts = policy_gradient(logprobs, sampled, advantages, own, objective, totals)
+        if penalised:
+            with torch.no_grad():
+                reference_logits = learner.reference.logits(ids, group, shared)[:, :-1] / train.temperature
+            if train.kl == "exact" or (train.kl is None and logits.shape[-1] <= EXACT_UP_TO):
+                kl = exact_kl(logits, reference_logits)
+            else:
+                kl = estimated_kl(logprobs, token_logprobs(reference_logits, ids[:, columns]), train.kl or "k2")
+            weights = token_weights(own, objective.weight, totals)
+            loss = loss + kl_penalty(kl, credit.kl[rows, columns], weights, own)
             for turn in range(rollouts.scores.shape[1]):
-                in_turn = rollouts.turn[rows, 1:] == turn
-                parts[f"kl@{turn + 1}"] = kl[in_turn].sum().item() / episodes
+                parts[f"kl@{turn + 1}"] = kl.detach()[turns == turn].sum().item() / totals.episodes
+        parts["entropy"] = entropy(logits.detach())[own].sum().item() / totals.tokens
         for name, value in parts.items():
             stats[name] = stats.get(name, 0.0) + value
         yield loss
+
+
+def piece(episodes: int, samples: int, micro_batches: int) -> int:
+    """Rows of a micro-batch: whole groups or an even part of one, because neighbours share the work on their prompt."""
+    rows = math.ceil(episodes / micro_batches)
+    if rows >= samples:
+        return samples * math.ceil(rows / samples)
+    return max(size for size in range(1, rows + 1) if samples % size == 0)
 
 
 def supervised(learner: Learner, phase: SupervisedPhase, first: int, last: int) -> Iterator[Record]:
@@ -176,7 +193,9 @@ def supervised(learner: Learner, phase: SupervisedPhase, first: int, last: int) 
             losses.update(stats)
             yield value
 
-        yield {**learner.step(loss()), **losses}
+        norm = learner.step(loss())
+        learner.updates_done += 1
+        yield {**norm, **losses}
 
 
 def rollout_stats(rollouts: Rollouts) -> dict[str, float]:

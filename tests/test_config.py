@@ -84,7 +84,7 @@ MISTAKES = {
     "one of several": (
         lambda tmp: load_experiment("score", "smoke", ["train.feedback=nugde"]),
         ConfigError,
-        "key 'train.feedback': input should be 'nudge' or 'binary' (got 'nugde')",
+        "key 'train.feedback': add has no grade 'nugde'. Did you mean 'nudge'?",
     ),
     "unknown method": (
         lambda tmp: load_experiment("score", "smoke", ["arms.score.method=scoer"]),

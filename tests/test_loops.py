@@ -15,7 +15,8 @@ import torch
 from minirl import loops
 from minirl.config import TaskConfig, TrainConfig
 from minirl.errors import TrainingError
-from minirl.loops import Learner, derive_seed, policy_losses, rollout_stats, run_phases
+from minirl.loops import Learner, derive_seed, piece, policy_losses, rollout_stats, run_phases
+from minirl.objectives.policy_gradient import OBJECTIVES
 from minirl.policy.logprobs import token_logprobs
 from minirl.policy.models import Policy, tiny_llama
 from minirl.rollouts.episodes import Rollouts
@@ -29,6 +30,7 @@ class Lenient(Addition):
         return answer[:1].islower()
 
 
+REINFORCE = OBJECTIVES["reinforce"]
 TRAIN = TrainConfig(updates=4, prompts=3, samples=4, turns=2, learning_rate=1e-2)
 
 
@@ -78,7 +80,7 @@ def gradients(micro_batches: int) -> tuple[dict, dict]:
     return {name: p.grad for name, p in policy.model.named_parameters()}, record
 
 
-@pytest.mark.parametrize("micro_batches", [3, 4, 7, 20, 50])  # pieces of 7 7 6, of 5, of 3 … 3 2, and of 1
+@pytest.mark.parametrize("micro_batches", [3, 4, 7, 20, 50])  # pieces of 8 8 4, of 8 8 4, of 2, and of 1
 def test_micro_batches_give_the_gradient_of_the_batch(micro_batches):
     (one, record), (many, records) = gradients(1), gradients(micro_batches)
     assert max(g.abs().max().item() for g in one.values()) > 0.01
@@ -100,7 +102,19 @@ def test_the_batch_is_split_into_as_many_pieces(monkeypatch):
     sizes: list[int] = []
     monkeypatch.setattr(loops, "entropy", lambda logits: sizes.append(len(logits)) or torch.zeros(logits.shape[:-1]))
     train(make_learner(prompts=5, micro_batches=3), online(1))
-    assert sizes == [7, 7, 6]
+    assert sizes == [8, 8, 4]  # 5 groups of 4: two, two and one
+
+
+@pytest.mark.parametrize(
+    ("micro_batches", "rows"),
+    [(1, 20), (2, 12), (3, 8), (5, 4), (6, 4), (7, 2), (10, 2), (20, 1), (50, 1)],
+)
+def test_a_piece_is_whole_groups_or_an_even_part_of_one(micro_batches, rows):
+    assert piece(20, 4, micro_batches) == rows
+
+
+def test_odd_groups_split_evenly():
+    assert [piece(18, 6, n) for n in (3, 4, 5, 9, 18)] == [6, 3, 3, 2, 1]  # ⌈18/4⌉ = 5 and ⌈18/5⌉ = 4: 3 divides 6
 
 
 # --- parameters and seeds -------------------------------------------------------------------------------------------
@@ -195,19 +209,19 @@ def test_step_by_hand():
     for _ in range(5):
         # Two losses with gradients 3 and −8: their sum is −5, which is logged before it is clipped to −1.
         norms.append(learner.step(iter([3 * w.sum(), -8 * w.sum()])))
+        learner.updates_done += 1
         rates.append(learner.optimizer.param_groups[0]["lr"])
         assert w.grad.item() == pytest.approx(-1.0, abs=1e-5)
     assert norms == [{"grad_norm": pytest.approx(5.0)}] * 5
     assert rates == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4])  # 0.4 · (u + 1) / 4, then constant
     # Adam with a constant gradient moves by the learning rate: 1 + 0.1 + 0.2 + 0.3 + 0.4 + 0.4
     assert w.item() == pytest.approx(2.4, abs=1e-4)
-    assert learner.updates_done == 5
 
 
 def test_an_infinite_gradient_is_refused():
     learner = make_learner(policy=Policy(OneWeight(), None))
     (w,) = learner.parameters
-    with pytest.raises(TrainingError, match="update 0: the gradient is inf"):
+    with pytest.raises(TrainingError, match="update 1: the gradient is inf"):
         learner.step(iter([w.sum() * math.inf]))
     assert w.item() == 1.0 and learner.updates_done == 0
 
@@ -222,7 +236,7 @@ def test_a_broken_gradient_stops_the_run_and_names_the_update(bad):
     records = run_phases(learner, [online(credit=spoiled)])
     next(records), next(records)
     before = weights(learner)
-    with pytest.raises(TrainingError, match=r"update 2: the gradient is (nan|inf).*seed 7"):
+    with pytest.raises(TrainingError, match=r"update 3: the gradient is (nan|inf).*seed 7"):
         next(records)
     assert learner.updates_done == 2 and same(before, weights(learner))  # the broken step was not taken
 
@@ -241,6 +255,7 @@ def test_rollout_stats_by_hand():
         # The last two attempts are equal in rows 1, 3 and 4; that row 2 repeats its first one does not count.
         answers=[["1", "03", "03"], ["7", "5", "7"], ["03", "3", "3"], ["1", "1", "1"]],
         items=items,
+        longest=1,
     )
     expected = {"accuracy@1": 0.25, "accuracy@2": 0.25, "accuracy@3": 0.75, "copy_rate": 0.75}
     assert rollout_stats(rollouts) == expected
@@ -254,8 +269,8 @@ class Fixed:
     def __init__(self, probabilities):
         self.row = torch.tensor(probabilities).log().requires_grad_()
 
-    def logits(self, ids):
-        return self.row.expand(*ids.shape, 2)
+    def logits(self, ids, group=1, shared=0):
+        return self.row.expand(ids.shape[0], ids.shape[1] - shared, 2)
 
 
 def hand_made() -> tuple[SimpleNamespace, Rollouts, Credit]:
@@ -273,6 +288,7 @@ def hand_made() -> tuple[SimpleNamespace, Rollouts, Credit]:
         group=torch.tensor([0, 0]),
         answers=[["a", "b"], ["c", "d"]],
         items=[Item("add", 0, 0, 1, "", "")] * 2,
+        longest=4,
     )
     # Every token has an advantage and a coefficient, so that a wrong mask shows.
     per_token = torch.tensor([[9.0, 2.0, 2.0, 9.0, 1.0], [9.0, -1.0, 9.0, 9.0, 9.0]])
@@ -283,7 +299,7 @@ def test_losses_and_metrics_by_hand():
     # ln ¾ = −0.287682, ln ¼ = −1.386294; KL(π ‖ π_ref) = 0.130812 a token; entropy 0.562335 a token.
     learner, rollouts, credit = hand_made()
     stats: dict[str, float] = {}
-    (loss,) = policy_losses(learner, rollouts, credit, stats)
+    (loss,) = policy_losses(learner, rollouts, credit, REINFORCE, stats)
     # −(2 ln ¾ + 2 ln ¼ + 1 ln ¾ − 1 ln ¼) / 2 = −(3 · −0.287682 − 1.386294) / 2 = 1.124670
     assert stats["loss/policy"] == pytest.approx(1.124670, abs=1e-5)
     assert stats["entropy"] == pytest.approx(0.562335, abs=1e-5)  # mean over own tokens
@@ -298,9 +314,9 @@ def test_micro_batches_log_what_the_batch_logs():
     learner, rollouts, credit = hand_made()
     one: dict[str, float] = {}
     two: dict[str, float] = {}
-    whole = list(policy_losses(learner, rollouts, credit, one))
+    whole = list(policy_losses(learner, rollouts, credit, REINFORCE, one))
     learner.train = TRAIN.model_copy(update={"micro_batches": 2})
-    parts = list(policy_losses(learner, rollouts, credit, two))
+    parts = list(policy_losses(learner, rollouts, credit, REINFORCE, two))
     assert (len(whole), len(parts)) == (1, 2)
     assert sum(part.item() for part in parts) == pytest.approx(whole[0].item())
     assert two == pytest.approx(one)
@@ -313,25 +329,25 @@ def test_temperature_by_hand():
     learner, rollouts, credit = hand_made()
     learner.train, learner.reference = TRAIN.model_copy(update={"temperature": 2.0}), Fixed([0.2, 0.8])
     stats: dict[str, float] = {}
-    list(policy_losses(learner, rollouts, credit, stats))
+    list(policy_losses(learner, rollouts, credit, REINFORCE, stats))
     assert stats["loss/policy"] == pytest.approx((3 * 0.455746 + 1.005053) / 2, abs=1e-5)
     assert stats["entropy"] == pytest.approx(0.656807, abs=1e-5)
     assert stats["kl@1"] == pytest.approx(3 * 0.188097 / 2, abs=1e-5)
 
 
 def test_large_vocabularies_estimate_the_kl(monkeypatch):
-    # k3 of the tokens written: 1/1.5 − 1 + ln 1.5 = 0.072132 for symbol 0, 2 − 1 − ln 2 = 0.306853 for symbol 1.
-    monkeypatch.setattr(loops, "EXACT_KL_VOCABULARY", 1)
+    # k2 of the tokens written: (ln 1.5)²/2 = 0.082201 for symbol 0, (ln 2)²/2 = 0.240227 for symbol 1.
+    monkeypatch.setattr(loops, "EXACT_UP_TO", 1)
     learner, rollouts, credit = hand_made()
     stats: dict[str, float] = {}
-    list(policy_losses(learner, rollouts, credit, stats))
-    assert stats["kl@1"] == pytest.approx((0.072132 + 2 * 0.306853) / 2, abs=1e-5)
-    assert stats["kl@2"] == pytest.approx(0.072132 / 2, abs=1e-5)
+    list(policy_losses(learner, rollouts, credit, REINFORCE, stats))
+    assert stats["kl@1"] == pytest.approx((0.082201 + 2 * 0.240227) / 2, abs=1e-5)
+    assert stats["kl@2"] == pytest.approx(0.082201 / 2, abs=1e-5)
 
 
 def test_the_reference_gets_no_gradient():
     learner, rollouts, credit = hand_made()
-    (loss,) = policy_losses(learner, rollouts, credit, {})
+    (loss,) = policy_losses(learner, rollouts, credit, REINFORCE, {})
     loss.backward()
     assert learner.policy.row.grad is not None and learner.reference.row.grad is None
 

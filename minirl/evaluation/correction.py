@@ -113,6 +113,7 @@ def evaluate_correction(
         group=torch.arange(len(items)),
         answers=[answers for part in parts for answers in part.answers],
         items=items,
+        longest=parts[0].longest,
     )
     result = correction_metrics(whole)
     return Evaluation(result.metrics, result.items, sum(count.generated_tokens for count in counts)), parts[0]

@@ -107,6 +107,12 @@ def load_experiment(slug: str, tier: str, overrides: Any = None, variant: str = 
             f"{source}: key 'task.level': {experiment.task.name} has levels {levels.start} to {levels.stop - 1}, "
             f"not {experiment.task.level}"
         )
+    grades = get(experiment.task.name).grades
+    if experiment.train.feedback not in grades:
+        raise ConfigError(
+            f"{source}: key 'train.feedback': {experiment.task.name} has no grade {experiment.train.feedback!r}."
+            f"{nearest(experiment.train.feedback, grades)}"
+        )
     return experiment
 
 

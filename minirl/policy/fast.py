@@ -1,13 +1,16 @@
-"""The forward pass of a small Llama, written out: the same weights, the same numbers, a fraction of the overhead.
+"""The forward pass of a small Llama, written out: the same weights, the same numbers, a fraction of the work.
 
-At 0.5M parameters a Hugging Face forward pass spends most of its time between the matrix products. The two classes
-here run the model's own parameters through plain tensor operations: :func:`forward` for training (differentiable) and
-:class:`FastDecoder` for sampling. A test holds both to the model's own forward pass.
+At 0.5M parameters a Hugging Face forward pass spends much of its time between the matrix products, and computes the
+prompt of a group once for every attempt at it. Here the model's own parameters run through plain tensor operations:
+:func:`forward` for training (differentiable) and :class:`FastDecoder` for sampling. Both read a prompt once a group:
+its keys and values are computed, and kept, for one row and attended to by all attempts (:func:`attention`). A test
+holds both to the model's own forward pass.
 
-Rows are ragged and right-padded: a row's tokens sit at positions 0, 1, … without gaps, whatever its neighbours do, so
-an episode of several turns is one contiguous sequence and its key–value cache survives from turn to turn.
+Rows are ragged: a row's tokens have positions 0, 1, … without gaps, whatever its neighbours do, so an episode of
+several turns is one contiguous sequence and its key–value cache survives from turn to turn.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,7 +20,7 @@ from transformers import LlamaForCausalLM, PreTrainedModel
 
 
 def supports(model: PreTrainedModel) -> bool:
-    """Whether this module can stand in for ``model``: a plain Llama (no LoRA wrapper, biases or RoPE scaling)."""
+    """Whether this module can stand in for ``model``: a float32 Llama without adapters, biases or RoPE scaling."""
     if type(model) is not LlamaForCausalLM:
         return False
     config: Any = model.config
@@ -26,7 +29,9 @@ def supports(model: PreTrainedModel) -> bool:
         and not config.mlp_bias
         and config.hidden_act == "silu"
         and config.rope_parameters.get("rope_type", "default") == "default"
-        and not getattr(model, "_hf_peft_config_loaded", False)
+        and model.dtype == torch.float32
+        # Adapters and quantisation replace layers in place, by modules whose weight is not the whole story.
+        and all(type(m) is torch.nn.Linear for name, m in model.named_modules() if name.endswith(("_proj", "lm_head")))
     )
 
 
@@ -48,96 +53,169 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return F.rms_norm(x, (x.shape[-1],), weight, eps)
 
 
+@dataclass(frozen=True)
+class Context:
+    """Keys and values [N, H, S, D] of one layer, and a ``bias`` broadcastable to [N, H, T, S]: 0 visible, −∞ hidden."""
+
+    keys: Tensor
+    values: Tensor
+    bias: Tensor
+
+
+def attention(q: Tensor, own: Context, prompt: Context | None = None) -> Tensor:
+    """softmax(q kᵀ + bias) v for scaled queries [B, H, T, D], over each row's ``own`` context and its group's prompt.
+
+    ``prompt`` has one row a group, B / P neighbouring queries long. All of them meet its keys in one matrix product
+    instead of reading B / P copies: what a small model spends its time on is moving keys and values, not arithmetic.
+    """
+    one = q.shape[2] == 1  # B · H products of a vector and a small matrix: faster as one elementwise product and sum
+    scores = (q * own.keys).sum(-1)[:, :, None] if one else q @ own.keys.transpose(-1, -2)
+    scores = scores + own.bias  # [B, H, T, S]
+    if prompt is None:
+        return scores.softmax(-1) @ own.values
+    groups, shared = prompt.keys.shape[0], prompt.keys.shape[2]
+
+    def by_group(x: Tensor) -> Tensor:  # [B, H, T, …] → [P, H, G · T, …]
+        return x.unflatten(0, (groups, -1)).transpose(1, 2).flatten(2, 3)
+
+    def by_row(x: Tensor) -> Tensor:  # and back
+        return x.unflatten(2, (-1, q.shape[2])).transpose(1, 2).flatten(0, 1)
+
+    on_prompt = by_row(by_group(q) @ prompt.keys.transpose(-1, -2) + prompt.bias)
+    weights = torch.cat([on_prompt, scores], dim=-1).softmax(-1)
+    from_own = weights[..., shared:]
+    from_own = (from_own.mT * own.values).sum(2, keepdim=True) if one else from_own @ own.values
+    return from_own + by_row(by_group(weights[..., :shared]) @ prompt.values)
+
+
 class _Layer:
     """One decoder layer's weights; q, k, v and gate, up are joined so that each needs one matrix product."""
 
     def __init__(self, layer: Any, config: Any) -> None:
         attention, mlp = layer.self_attn, layer.mlp
-        self.qkv = torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight])
+        self.heads, self.kv_heads, self.dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        # Scaling the weights scales every query, at the price of a few thousand multiplications.
+        scaled = attention.q_proj.weight * self.dim**-0.5
+        self.qkv = torch.cat([scaled, attention.k_proj.weight, attention.v_proj.weight])
         self.out = attention.o_proj.weight
         self.gate_up = torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight])
         self.down = mlp.down_proj.weight
         self.norm_1, self.norm_2 = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
-        self.heads, self.kv_heads, self.dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
         self.eps = config.rms_norm_eps
 
     def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x [B, T, C] → rotated queries [B, H, T, D], rotated keys and values [B, Hkv, T, D]."""
+        """x [B, T, C] → rotated, scaled queries, rotated keys, and values, all [B, H, T, D]."""
         h = rms_norm(x, self.norm_1, self.eps)
         qkv = F.linear(h, self.qkv).unflatten(-1, (-1, self.dim)).transpose(1, 2)  # [B, H + 2 Hkv, T, D]
-        q, k, v = qkv.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
-        return rotate(q, cos, sin), rotate(k, cos, sin), v
-
-    def attend(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-        """Attention over k, v [B, Hkv, S, D] with an additive ``bias`` broadcastable to [B, H, T, S], then the MLP."""
+        qk, v = qkv.split([self.heads + self.kv_heads, self.kv_heads], dim=1)
+        q, k = rotate(qk, cos, sin).split([self.heads, self.kv_heads], dim=1)
         if self.kv_heads != self.heads:
             k = k.repeat_interleave(self.heads // self.kv_heads, dim=1)
             v = v.repeat_interleave(self.heads // self.kv_heads, dim=1)
-        weights = torch.softmax(q @ k.transpose(-1, -2) * self.dim**-0.5 + bias, dim=-1)
-        x = x + F.linear((weights @ v).transpose(1, 2).flatten(-2), self.out)
+        return q, k, v
+
+    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        """What follows attention [B, H, T, D]: output projection, residual, MLP."""
+        x = x + F.linear(attended.transpose(1, 2).flatten(-2), self.out)
         gate, up = F.linear(rms_norm(x, self.norm_2, self.eps), self.gate_up).chunk(2, dim=-1)
         return x + F.linear(F.silu(gate) * up, self.down)
 
 
-def forward(model: PreTrainedModel, ids: Tensor) -> Tensor:
-    """Logits [B, T, V] of right-padded token ids [B, T].
+def forward(model: PreTrainedModel, ids: Tensor, group: int = 1, shared: int = 0) -> Tensor:
+    """Logits [B, T − shared, V] of right-padded token ids [B, T], from position ``shared`` on.
 
-    No padding mask is needed: attention is causal and padding lies to the right, so no real token ever sees it.
+    The first ``shared`` tokens of ``group`` neighbouring rows must be equal; they are processed once a group. No
+    padding mask is needed: attention is causal and padding lies to the right, so no real token ever sees it.
     """
     length = ids.shape[1]
     cos, sin = rope(model, length)
-    bias = torch.full((length, length), float("-inf"), device=ids.device).triu(1)
-    x = F.embedding(ids, model.model.embed_tokens.weight)
+    hidden = torch.full((length, length), float("-inf"), device=ids.device).triu(1)  # of later positions
+    visible = torch.zeros(1, shared, device=ids.device)
+    x = F.embedding(ids[:, shared:], model.model.embed_tokens.weight)
+    prompt = F.embedding(ids[::group, :shared], model.model.embed_tokens.weight) if shared else None
     for module in model.model.layers:
-        layer = _Layer(module, model.config)
-        x = layer.attend(x, *layer.project(x, cos, sin), bias)
+        layer, context = _Layer(module, model.config), None
+        if prompt is not None:
+            q, k, v = layer.project(prompt, cos[:shared], sin[:shared])
+            prompt = layer.finish(prompt, attention(q, Context(k, v, hidden[:shared, :shared])))
+            context = Context(k, v, visible)
+        q, k, v = layer.project(x, cos[shared:], sin[shared:])
+        x = layer.finish(x, attention(q, Context(k, v, hidden[shared:, shared:]), context))
     return F.linear(rms_norm(x, model.model.norm.weight, model.config.rms_norm_eps), model.lm_head.weight)
 
 
 class FastDecoder:
-    """Incremental decoding of a ragged batch with a key–value cache. Same interface as ``sampler.ModelDecoder``."""
+    """Incremental decoding of a ragged batch with a key–value cache. Same interface as ``sampler.ModelDecoder``.
+
+    The first ``append`` is the prompts, one row a group. What comes later goes into cache slots that all rows share:
+    a row that has ended leaves its slots unused and hidden, which costs less than scattered writes.
+    """
 
     def __init__(self, model: PreTrainedModel, batch: int) -> None:
         config: Any = model.config
-        self.model, self.layers = model, [_Layer(module, config) for module in model.model.layers]
+        self.model, self.config = model, config
+        self.layers = [_Layer(module, config) for module in model.model.layers]
         self.embedding, self.head = model.model.embed_tokens.weight, model.lm_head.weight
-        shape = (len(self.layers), 2, batch, config.num_key_value_heads, 0, config.head_dim)
-        self.cache = torch.zeros(shape, device=self.embedding.device, dtype=self.embedding.dtype)
-        self.lengths = torch.zeros(batch, dtype=torch.long, device=self.embedding.device)
-        self.longest = 0  # upper bound of lengths, kept in Python to slice the cache without a device sync
+        self.lengths = torch.zeros(batch, dtype=torch.long, device=self.embedding.device)  # tokens so far: [B]
+        self.prompts: list[Context] = []  # one a layer, P rows
+        self.slots = 0  # taken in the cache, the same number in every row
+        # Keys and values [layers, 2, B, H, slots, D], and which rows use which slots [B, slots].
+        device, heads = self.embedding.device, config.num_attention_heads
+        self.cache = torch.zeros(len(self.layers), 2, 0, heads, 0, config.head_dim, device=device)
+        self.used = torch.zeros(0, 0, dtype=torch.bool, device=device)
 
     def expand(self, times: int) -> None:
         """Repeat every row ``times`` times, neighbours together: one prefill serves a whole group."""
-        self.cache = self.cache.repeat_interleave(times, dim=2)
         self.lengths = self.lengths.repeat_interleave(times)
+        if self.slots:  # what followed the prompt is copied, the prompt is not
+            self.cache, self.used = self.cache.repeat_interleave(times, 2), self.used.repeat_interleave(times, 0)
 
-    def _grow(self, length: int) -> None:
-        """Make room for ``length`` positions, in steps of 32 so that decoding rarely has to."""
-        missing = -(-(length - self.cache.shape[-2]) // 32) * 32
-        if missing > 0:
-            self.cache = F.pad(self.cache, (0, 0, 0, missing))
-            self.cos, self.sin = rope(self.model, self.cache.shape[-2])
-
+    @torch.no_grad()
     def append(self, ids: Tensor, counts: Tensor) -> Tensor:
         """Append ``counts[b]`` ≤ T tokens of ``ids`` [B, T] to row b; logits [B, V] after each row's last new token.
 
-        A row with count 0 is left as it was (its logits are meaningless): what is written behind its end is masked
-        now and overwritten by its next real token.
+        A row with count 0 is left as it was; its logits are meaningless.
         """
         batch, width = ids.shape
         position = self.lengths[:, None] + torch.arange(width, device=ids.device)  # [B, T]
-        self.longest += width
-        self._grow(self.longest)
-        rows = torch.arange(batch, device=ids.device)[:, None]
-        visible = torch.arange(self.longest, device=ids.device) <= position[:, :, None]  # [B, T, S]
-        bias = torch.zeros(visible.shape, device=ids.device).masked_fill_(~visible, float("-inf"))[:, None]
-        cos, sin = self.cos[position][:, None], self.sin[position][:, None]  # [B, 1, T, D]
+        cos, sin = rope(self.model, int(position.max()) + 1)
+        cos, sin = cos[position][:, None], sin[position][:, None]  # [B, 1, T, D]
+        new = torch.arange(width, device=ids.device) < counts[:, None]  # [B, T]
+        causal = torch.ones(width, width, dtype=torch.bool, device=ids.device).tril()
+        visible = new[:, None] & causal  # [B, T, T]: the new tokens, seen from each of them
         x = F.embedding(ids, self.embedding)
-        for layer, (keys, values) in zip(self.layers, self.cache, strict=True):
-            q, k, v = layer.project(x, cos, sin)
-            keys[rows, :, position] = k.transpose(1, 2)
-            values[rows, :, position] = v.transpose(1, 2)
-            x = layer.attend(x, q, keys[:, :, : self.longest], values[:, :, : self.longest], bias)
+        if not self.prompts:
+            bias = _bias(visible)
+            for layer in self.layers:
+                q, k, v = layer.project(x, cos, sin)
+                x = layer.finish(x, attention(q, Context(k, v, bias)))
+                self.prompts.append(Context(k, v, _bias(new[:, None])))
+        else:
+            self._reserve(batch, width)
+            end = self.slots + width
+            self.used[:, self.slots : end] = new
+            before = self.used[:, None, : self.slots].expand(-1, width, -1)
+            bias = _bias(torch.cat([before, visible], dim=-1))
+            for layer, prompt, (keys, values) in zip(self.layers, self.prompts, self.cache, strict=True):
+                q, k, v = layer.project(x, cos, sin)
+                keys[:, :, self.slots : end], values[:, :, self.slots : end] = k, v
+                x = layer.finish(x, attention(q, Context(keys[:, :, :end], values[:, :, :end], bias), prompt))
+            self.slots = end
         self.lengths = self.lengths + counts
-        last = x[rows[:, 0], (counts - 1).clamp_min(0)]  # [B, C]
-        return F.linear(rms_norm(last, self.model.model.norm.weight, self.model.config.rms_norm_eps), self.head)
+        last = x[torch.arange(batch, device=ids.device), (counts - 1).clamp_min(0)]  # [B, C]
+        return F.linear(rms_norm(last, self.model.model.norm.weight, self.config.rms_norm_eps), self.head)
+
+    def _reserve(self, batch: int, width: int) -> None:
+        """Make room for ``width`` more slots, in steps of 32 so that decoding rarely has to."""
+        if not self.slots:
+            self.cache = self.cache.new_zeros(*self.cache.shape[:2], batch, *self.cache.shape[3:])
+            self.used = self.used.new_zeros(batch, 0)
+        missing = -(-(self.slots + width - self.cache.shape[-2]) // 32) * 32
+        if missing > 0:
+            self.cache = F.pad(self.cache, (0, 0, 0, missing))
+            self.used = F.pad(self.used, (0, missing))
+
+
+def _bias(visible: Tensor) -> Tensor:
+    """[N, T, S] bool → additive attention bias [N, 1, T, S]."""
+    return torch.zeros(visible.shape, device=visible.device).masked_fill_(~visible, float("-inf"))[:, None]

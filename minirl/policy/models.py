@@ -1,11 +1,13 @@
 """Policies: a causal language model, its tokenizer, and how a conversation becomes token ids."""
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -86,20 +88,42 @@ class Policy:
         return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
     def decode(self, rows: list[list[int]]) -> list[str]:
-        """Texts of attempts, without special tokens."""
-        return self.tokenizer.batch_decode(rows, skip_special_tokens=True)
+        """Texts of attempts without the stop token that ends them. Other special tokens show: they are no answer."""
+        rows = [row[:-1] if row and row[-1] == self.stop_id else row for row in rows]
+        return self.tokenizer.batch_decode(rows, skip_special_tokens=False)
 
-    def logits(self, ids: Tensor) -> Tensor:
-        """Logits [B, T, V] in float32 for right-padded ids [B, T]; differentiable."""
+    def logits(self, ids: Tensor, group: int = 1, shared: int = 0) -> Tensor:
+        """Logits [B, T − shared, V] in float32 for right-padded ids [B, T], from position ``shared`` on.
+
+        Differentiable. The first ``shared`` tokens of ``group`` neighbouring rows must be equal: the fast forward pass
+        computes them once a group.
+        """
         if fast.supports(self.model):
-            return fast.forward(self.model, ids)
+            return fast.forward(self.model, ids, group, shared)
         # Right padding needs no mask under causal attention; positions count from 0 in every row.
-        return self.model(input_ids=ids, use_cache=False).logits.float()
+        return self.model(input_ids=ids, use_cache=False).logits[:, shared:].float()
+
+    def frozen_copy(self) -> "Policy":
+        """The policy as it is now, without gradients: a reference."""
+        return Policy(copy.deepcopy(self.model).requires_grad_(False), self.tokenizer, self.name)
 
     def save(self, directory: Path) -> None:
         """Write a Hugging Face directory that ``from_pretrained`` (and everyone else) reads."""
         self.model.save_pretrained(directory)
         self.tokenizer.save_pretrained(directory)
+
+
+@torch.no_grad()
+def follow(reference: Policy, policy: Policy, decay: float) -> None:
+    """Move the reference towards the policy: θ_ref ← decay · θ_ref + (1 − decay) · θ.
+
+    1 leaves it frozen, 0 makes it the policy as it is now (the previous iterate of the next update), in between it is
+    an exponential moving average.
+    """
+    if decay < 1:
+        pairs = zip(reference.model.parameters(), policy.model.parameters(), strict=True)
+        for theirs, ours in pairs:
+            theirs.lerp_(ours, 1 - decay)
 
 
 def tiny_llama(hidden: int, layers: int, heads: int, max_length: int = 128, seed: int = 0) -> Policy:
@@ -127,19 +151,26 @@ def tiny_llama(hidden: int, layers: int, heads: int, max_length: int = 128, seed
 def load_policy(source: str | Path, device: str = "cpu") -> Policy:
     """Load a shipped base by name, a local directory in hub format, or a hub model.
 
-    Raises :class:`MinirlError` if the source cannot be read, has no usable tokenizer, or its vocabulary is larger than
-    the model's embedding.
+    Raises :class:`MinirlError` if the source cannot be read, lacks weights, has no usable tokenizer, or its vocabulary
+    is larger than the model's embedding.
     """
     path = base_directory(str(source)) or Path(source)
     target = str(path) if path.exists() else str(source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(target)
-        model: Any = AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32, use_safetensors=True)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            target, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
     except (OSError, ValueError, KeyError) as error:
         raise MinirlError(
             f"cannot load a model from {source!r}: not a shipped base (`minirl bases list`), not a directory with "
             f"config.json, model.safetensors and tokenizer, and not reachable on the hub.\n  {error}"
         ) from error
+    except (SafetensorError, RuntimeError) as error:
+        raise MinirlError(f"{source!r}: the weights are damaged or belong to another architecture: {error}") from error
+    model, info = loaded
+    if info["missing_keys"]:  # transformers would draw them at random and go on
+        raise MinirlError(f"{source!r}: the weights lack {', '.join(sorted(info['missing_keys']))}")
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         raise MinirlError(f"{source!r}: the tokenizer has more tokens ({len(tokenizer)}) than the model's embedding")
     if tokenizer.eos_token_id is None:

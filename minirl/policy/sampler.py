@@ -110,28 +110,28 @@ def complete(
     logits: Tensor,
     noise: Tensor | None,
     *,
-    max_new_tokens: int,
+    limits: Tensor,
     stop_id: int,
     pad_id: int,
     temperature: float = 1.0,
 ) -> Completions:
-    """Continue every row of ``decoder`` until ``stop_id`` or ``max_new_tokens``.
+    """Continue every row b of ``decoder`` until ``stop_id`` or ``limits[b]`` tokens.
 
-    ``logits`` [B, V] are the next-token logits of the contexts already appended; ``noise`` [B, max_new_tokens] holds
+    ``logits`` [B, V] are the next-token logits of the contexts already appended; ``noise`` [B, ≥ limits] holds
     uniform numbers, or is None for greedy decoding. The last token of each row is *not* appended to the decoder.
     """
-    batch = logits.shape[0]
-    ids = torch.full((batch, max_new_tokens), pad_id, dtype=torch.long, device=logits.device)
-    logprobs = torch.zeros(batch, max_new_tokens, device=logits.device)
+    batch, longest = logits.shape[0], int(limits.max())
+    ids = torch.full((batch, longest), pad_id, dtype=torch.long, device=logits.device)
+    logprobs = torch.zeros(batch, longest, device=logits.device)
     lengths = torch.zeros(batch, dtype=torch.long, device=logits.device)
     active = torch.ones(batch, dtype=torch.bool, device=logits.device)
-    for t in range(max_new_tokens):
+    for t in range(longest):
         token, logprob = choose(logits, None if noise is None else noise[:, t], temperature)
         ids[:, t] = torch.where(active, token, pad_id)
         logprobs[:, t] = torch.where(active, logprob, 0.0)
         lengths += active
-        active &= token != stop_id
-        if t + 1 == max_new_tokens or not active.any():
+        active &= (token != stop_id) & (limits > t + 1)
+        if not active.any():
             break
         logits = decoder.append(ids[:, t : t + 1], active.long())
     return Completions(ids, logprobs, lengths)

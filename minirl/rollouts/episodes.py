@@ -8,7 +8,7 @@ from torch import Tensor
 from minirl.policy.logprobs import pad_rows
 from minirl.policy.models import Policy
 from minirl.policy.sampler import complete, make_decoder
-from minirl.tasks.base import Item, Task
+from minirl.tasks.base import MAX_ANSWER_CHARS, Item, Task
 
 CONTEXT = -1  # value of Rollouts.turn where a token is prompt, feedback or padding
 
@@ -25,6 +25,7 @@ class Rollouts:
     logprobs   [B, L]     log-prob under which an own token was sampled; 0 elsewhere
     scores     [B, turns] score of each attempt, in [0, 1]
     group      [B]        index of the prompt; attempts at the same prompt are neighbours
+    longest    int        the most own tokens a row could have had: turns × limit
     answers    B × turns  text of each attempt
     items      B          the problem each row works on
     ========== ========== =========================================================================
@@ -37,11 +38,18 @@ class Rollouts:
     group: Tensor
     answers: list[list[str]]
     items: list[Item]
+    longest: int
 
     @property
     def own(self) -> Tensor:
         """[B, L] bool: tokens the policy wrote, the only ones that are ever trained on."""
         return self.turn >= 0
+
+    @property
+    def shared(self) -> int:
+        """Leading tokens that every attempt at a prompt has in common and that predict no own token."""
+        first = self.own.int().argmax(1)  # position of the first own token; every row has one
+        return max(int(first.min()) - 1, 0)
 
     def generated_tokens(self) -> int:
         """Number of tokens the policy wrote, the unit in which budgets are compared."""
@@ -79,15 +87,19 @@ def roll_out(
     """Let the policy attempt every item ``samples`` times, over ``turns`` turns with feedback in between.
 
     Without ``generator`` decoding is greedy. ``feedback`` is the grade of ``task.feedback``. The prompt is prefilled
-    once per item; token ids are kept from turn to turn and never decoded and encoded again.
+    once per item; token ids are kept from turn to turn and never decoded and encoded again. An attempt ends with the
+    stop token or after ``max_new_tokens`` (if not given: as many as the item can need); one that was cut off is closed
+    by a stop token that is not its own.
     """
-    limit = max_new_tokens or 1 + max(task.max_answer_chars(item.level) for item in items)
     device = policy.device
     batch = len(items) * samples
-    # All noise of the episode at once, in item order: [items, samples, turns, limit].
+    limits = torch.tensor([max_new_tokens or 1 + task.max_answer_chars(item.level) for item in items], device=device)
+    limits = limits.repeat_interleave(samples)
+    # All noise of the episodes at once, in item order, and for every item as much as the longest answer of any task
+    # needs: which numbers an item gets does not depend on the levels of its neighbours.
     noise = None
     if generator is not None:
-        noise = torch.rand(batch, turns, limit, generator=generator).to(device)
+        noise = torch.rand(batch, turns, max_new_tokens or MAX_ANSWER_CHARS + 1, generator=generator).to(device)
 
     contexts = policy.encode_prompts([item.prompt for item in items])
     decoder = make_decoder(policy.model, len(items))
@@ -107,7 +119,7 @@ def roll_out(
             decoder,
             logits,
             None if noise is None else noise[:, turn],
-            max_new_tokens=limit,
+            limits=limits,
             stop_id=policy.stop_id,
             pad_id=policy.pad_id,
             temperature=temperature,
@@ -125,6 +137,10 @@ def roll_out(
             replies = policy.encode_feedback(
                 [task.feedback(item, text, feedback) for item, text in zip(row_items, texts, strict=True)]
             )
+            stop = policy.stop_id
+            replies = [
+                reply if tokens[-1] == stop else [stop, *reply] for tokens, reply in zip(written, replies, strict=True)
+            ]
             # The last token of an attempt is not in the cache yet; it goes in with the reply.
             chunks = [[tokens[-1], *reply] for tokens, reply in zip(written, replies, strict=True)]
             logits = decoder.append(*pad_rows(chunks, policy.pad_id, device))
@@ -143,4 +159,5 @@ def roll_out(
         group=torch.arange(len(items), device=device).repeat_interleave(samples),
         answers=answers,
         items=row_items,
+        longest=turns * int(limits.max()),
     )

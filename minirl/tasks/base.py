@@ -29,20 +29,21 @@ class Item:
 class Task(ABC):
     """A family of problems with difficulty levels.
 
-    Subclasses define ``name``, ``levels`` and the three methods below. ``check`` only sees answers that are ASCII and
-    at most ``MAX_ANSWER_CHARS`` long.
+    Subclasses define ``name``, ``levels`` and the four methods below. ``check`` only sees answers that are ASCII and
+    at most ``MAX_ANSWER_CHARS`` long. ``grades`` names what :meth:`feedback` can be asked for.
     """
 
     name: ClassVar[str]
     levels: ClassVar[range]
+    grades: ClassVar[tuple[str, ...]] = ("nudge", "binary")
 
     @abstractmethod
     def make(self, rng: random.Random, level: int) -> tuple[str, str]:
         """Draw one problem from ``rng``: ``(prompt, answer)``."""
 
     @abstractmethod
-    def check(self, item: Item, answer: str) -> bool:
-        """Whether ``answer`` solves ``item``."""
+    def check(self, item: Item, answer: str) -> float:
+        """How well ``answer`` solves ``item``, in [0, 1]; a bool where there is only right and wrong."""
 
     @abstractmethod
     def max_answer_chars(self, level: int) -> int:
@@ -68,7 +69,7 @@ class Task(ABC):
         return [self.item(seed, index, level) for index in indices]
 
     def score(self, item: Item, completion: str) -> float:
-        """1.0 if ``completion`` solves ``item``, else 0.0; total on every string."""
+        """How well ``completion`` solves ``item``: 1.0 entirely, 0.0 not at all; total on every string."""
         if len(completion) > MAX_ANSWER_CHARS or not completion.isascii():
             return 0.0
         return float(self.check(item, completion.strip()))
@@ -83,8 +84,8 @@ class Task(ABC):
         if grade == "nudge":
             return f"?{item.prompt}"
         if grade == "binary":
-            return f"{'+' if self.score(item, completion) else '-'}{item.prompt}"
-        raise ValueError(f"unknown feedback grade {grade!r}; one of: nudge, binary")
+            return f"{'+' if self.score(item, completion) == 1 else '-'}{item.prompt}"
+        raise ValueError(f"task {self.name!r} has no feedback grade {grade!r}; one of: {', '.join(self.grades)}")
 
 
 def to_dataset(rows: Sequence[Any]) -> Any:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from minirl.config import Strict, TrainConfig
-from minirl.objectives.advantages import advantages, return_to_go, spread_over_tokens
+from minirl.objectives.advantages import Baseline, advantages, return_to_go, spread_over_tokens
+from minirl.objectives.policy_gradient import OBJECTIVES, Objective
 from minirl.rollouts.episodes import Rollouts
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 class Credit:
     """What a technique says of a batch of rollouts, token by token.
 
-    ``advantages`` [B, L] multiply log π; ``kl`` [B, L] are the coefficients of KL(π ‖ π_ref). ``stats`` are logged.
+    ``advantages`` [B, L] of the tokens; ``kl`` [B, L] are the coefficients of KL(π ‖ π_ref). ``stats`` are logged.
     """
 
     advantages: Tensor
@@ -36,8 +37,9 @@ class Credit:
 
 @dataclass(frozen=True)
 class OnlinePhase:
-    """``updates`` policy-gradient steps on fresh rollouts, credited by ``credit``.
+    """``updates`` policy-gradient updates on fresh rollouts, credited by ``credit``, with the loss ``objective``.
 
+    After every update the reference moves the share ``1 - reference_decay`` of the way to the policy: 1 freezes it.
     ``shuffle_scores`` permutes the scores among the episodes of a batch first: the control in which everything is as
     it was, except that reward no longer depends on what was written.
     """
@@ -46,6 +48,8 @@ class OnlinePhase:
     updates: int
     credit: Callable[[Rollouts], Credit]
     shuffle_scores: bool = False
+    objective: Objective = OBJECTIVES["reinforce"]
+    reference_decay: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -84,14 +88,21 @@ class Method(Strict):
         raise NotImplementedError
 
 
-def turn_credit(rollouts: Rollouts, rewards: Tensor, kl: tuple[float, ...], samples: int, gamma: float) -> Credit:
-    """Credit for rewards per attempt [B, turns]: leave-one-out advantage of the return-to-go, KL coefficient by turn.
+def turn_credit(
+    rollouts: Rollouts,
+    rewards: Tensor,
+    kl: tuple[float, ...],
+    samples: int,
+    gamma: float,
+    baseline: Baseline = "leave_one_out",
+) -> Credit:
+    """Credit for rewards per attempt [B, turns]: advantage of the return-to-go, KL coefficient by turn.
 
-    Every token of an attempt gets the attempt's advantage. The baseline is the mean of the other attempts at the same
-    prompt and turn.
+    Every token of an attempt gets the attempt's advantage; ``baseline`` compares it with attempts at the same prompt
+    and turn.
     """
     returns = return_to_go(rewards, gamma)
-    per_turn = advantages(returns, samples, "leave_one_out")
+    per_turn = advantages(returns, samples, baseline)
     coefficients = torch.tensor(kl, device=rewards.device).expand_as(rewards)
     return Credit(
         advantages=spread_over_tokens(per_turn, rollouts.turn),

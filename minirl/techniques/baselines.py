@@ -6,10 +6,12 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from minirl.config import TrainConfig
+from minirl.config import TrainConfig, nearest
 from minirl.errors import TrainingError
+from minirl.objectives.advantages import Baseline
+from minirl.objectives.policy_gradient import OBJECTIVES
 from minirl.policy.logprobs import pad_rows
 from minirl.rollouts.episodes import CONTEXT, Rollouts, roll_out
 from minirl.techniques.base import Credit, Examples, Method, OnlinePhase, Phase, SupervisedPhase, turn_credit
@@ -19,17 +21,37 @@ if TYPE_CHECKING:
 
 
 class MultiTurnRL(Method):
-    """Policy gradient on the summed reward of all attempts: the plain way to train on several turns."""
+    """Policy gradient on the summed reward of all attempts: the plain way to train, on one turn or several.
+
+    ``objective`` is a loss of :data:`minirl.objectives.policy_gradient.OBJECTIVES`, with its clips unless others are
+    given; ``baseline`` one of :func:`minirl.objectives.advantages.advantages`.
+    """
 
     name: ClassVar[str] = "multi_turn_rl"
+    objective: str = "reinforce"
+    baseline: Baseline = "leave_one_out"
+    clip_low: float | None = Field(default=None, ge=0, le=1)
+    clip_high: float | None = Field(default=None, ge=0)
     beta: float = Field(default=0.01, ge=0)
     gamma: float = Field(default=1.0, ge=0, le=1)
 
+    @field_validator("objective")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in OBJECTIVES:
+            raise ValueError(f"unknown objective.{nearest(value, OBJECTIVES)}")
+        return value
+
     def phases(self, train: TrainConfig) -> list[Phase]:
-        return [OnlinePhase("RL", train.updates, partial(self.credit, train=train), self.shuffle_scores)]
+        clips = {"clip_low": self.clip_low, "clip_high": self.clip_high}
+        changes = {name: clip for name, clip in clips.items() if clip is not None}
+        objective = OBJECTIVES[self.objective].model_copy(update=changes)
+        credit = partial(self.credit, train=train)
+        return [OnlinePhase("RL", train.updates, credit, self.shuffle_scores, objective)]
 
     def credit(self, rollouts: Rollouts, train: TrainConfig) -> Credit:
-        return turn_credit(rollouts, rollouts.scores, (self.beta,) * train.turns, train.samples, self.gamma)
+        kl = (self.beta,) * train.turns
+        return turn_credit(rollouts, rollouts.scores, kl, train.samples, self.gamma, self.baseline)
 
 
 class PairSFT(Method):

@@ -141,7 +141,8 @@ def test_pieces_are_prompt_attempt_feedback_attempt():
             assert rollouts.answers[b][t] == POLICY.decode([attempt])[0]
             assert rollouts.scores[b, t].item() == ADD.score(item, rollouts.answers[b][t])
             expected += attempt
-            if t < 2:
+            if t < 2:  # the next turn finds every attempt closed; a stop token that had to be added is context
+                expected += [POLICY.stop_id] * (attempt[-1] != POLICY.stop_id)
                 expected += encode(f"?{item.prompt}")
         assert ids.tolist() == expected + [POLICY.pad_id] * (len(ids) - len(expected))
     assert rollouts.group.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
@@ -220,9 +221,6 @@ def test_other_neighbours_change_nothing():
     assert one.answers[1] != two.answers[1]
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="limit and noise are shaped by the longest answer of the batch"
-)
 def test_neighbours_of_another_level_change_nothing():
     alone, together = rolled(ITEMS[:2], turns=2), rolled([*ITEMS[:2], ADD.item(0, 0, 5)], turns=2)
     assert alone.answers == together.answers[:2]

@@ -227,6 +227,7 @@ def hand_made(policy, rows):
         group=torch.arange(len(rows)),
         answers=[attempts for _, attempts, _ in rows],
         items=[Item("hand", 0, i, 1, prompt, "12") for i, (prompt, _, _) in enumerate(rows)],
+        longest=width,
     )
 
 

@@ -28,11 +28,23 @@ EVERY_LEVEL = pytest.mark.parametrize(
 )
 ITEMS_PER_LEVEL = 300
 
-# Two items a task, typed in and checked by hand: 2+6 = 8; 52+29 = 81; 8-5 = 3, 3/3 = 1; 39/39 = 1, 1+44 = 45. They
-# change only when a generator does, and then every base and every committed result made with it is out of date.
+# Two items a task, typed in and checked by hand. They change only when a generator does, and then every base and every
+# committed result made with it is out of date.
+# add: 2+6 = 8; 52+29 = 81.
+# chain: 1-3 = -2 → 8; 3+7 = 10 → 0, 0+1 = 1, 1*3 = 3, 3+5 = 8.
+# constr: five letters, a c first, a twice; seven letters, a b last, a twice, no d, and e, a, a are three vowels.
+# countdown: 8-5 = 3, 3/3 = 1; 39/39 = 1, 1+44 = 45.
+# dsl: the first digit goes last; 13784 → without the first 3784 → running sum 3, 10, 18, 22, that is 3082 → plus one
+#   4193. 96056 → 6056 → 6, 6, 11, 17: 6617 → 7728. 19071 → 9071 → 9, 9, 16, 17: 9967 → 0078.
 GOLDEN = {
     "add": {(0, 0, 1): ("2+6=", "08"), (3, 17, 2): ("52+29=", "081")},
+    "chain": {(0, 0, 1): ("1-3=", "-38"), (3, 17, 4): ("3+7+1*3+5=", "+70+11*33+58")},
+    "constr": {(0, 0, 1): ("#5,<c,*2a=", "caaeb"), (3, 17, 3): ("#7,>b,*2a,!d,@3=", "efaacfb")},
     "countdown": {(0, 0, 1): ("8,5,3:1=", "(8-5)/3"), (0, 4, 9): ("44,39,39:45=", "39/39+44")},
+    "dsl": {
+        (0, 0, 1): ("84577>45778;71160>11607;28539>85392=", "t"),
+        (3, 17, 3): ("13784>4193;96056>7728;19071>0078=", "fai"),
+    },
 }
 
 HOSTILE = {
@@ -43,6 +55,8 @@ HOSTILE = {
     "huge text": "a" * 10**6,
     "longest digits": "9" * MAX_ANSWER_CHARS,
     "longest zeros": "0" * MAX_ANSWER_CHARS,
+    "longest letters": "a" * MAX_ANSWER_CHARS,
+    "all letters": "abcdefghijklmnopqrstuvwxyz",
     "digits beyond int()": "9" * 5000,
     "deep": "(" * 100_000 + "1" + ")" * 100_000,
     "deep within the limit": "(" * 127 + "1" + ")" * 127,
@@ -84,11 +98,12 @@ HOSTILE = {
 
 
 def _disguises(answer: str) -> dict[str, str]:
-    """A right answer in forms that ``int()`` or a Python parser would still read as right."""
+    """A right answer in forms that ``int()``, a Python parser or a careless comparison would still read as right."""
     middle = len(answer) // 2
-    return {
+    disguises = {
         "arabic-indic": answer.translate({ord("0") + i: 0x0660 + i for i in range(10)}),
-        "fullwidth": answer.translate({ord("0") + i: 0xFF10 + i for i in range(10)}),
+        "fullwidth": answer.translate({code: code + 0xFEE0 for code in range(ord("!"), ord("~") + 1)}),
+        "upper case": answer.upper(),
         "non-breaking space": answer + "\xa0",
         "plus": "+" + answer,
         "two minuses": "--" + answer,
@@ -104,6 +119,19 @@ def _disguises(answer: str) -> dict[str, str]:
         "too deep": "(" * 100 + answer + ")" * 100,
         "too long": " " * MAX_ANSWER_CHARS + answer,
     }
+    return {name: text for name, text in disguises.items() if text != answer}  # no digits, or nothing but digits
+
+
+def _constraints(item: Item) -> int:
+    """How many parts of ``item`` are credited one by one: only ``constr`` gives partial credit."""
+    return item.prompt.count(",") + 1 if item.task == "constr" else 1
+
+
+def _head(task: Task, item: Item, completion: str, grade: str) -> str:
+    """What feedback says before it repeats the problem."""
+    feedback = task.feedback(item, completion, grade)
+    assert feedback.endswith(item.prompt)
+    return feedback.removesuffix(item.prompt)
 
 
 # --- items -----------------------------------------------------------------------------------------------------------
@@ -157,8 +185,9 @@ def test_prompts_and_answers_fit_the_alphabet_and_the_declared_length(task: Task
         assert item.prompt.endswith("=")
         assert 1 <= len(item.answer) <= task.max_answer_chars(level) <= MAX_ANSWER_CHARS
         # Two attempts, each ended by a token, with feedback between them fit into a context of 128 tokens.
-        feedback = task.feedback(item, item.answer)
-        assert len(item.prompt) + len(feedback) + 2 * (task.max_answer_chars(level) + 1) <= 128
+        attempts = (item.answer, task.corrupt(item, random.Random(0)), "", "0", HOSTILE["all letters"])
+        feedback = max(len(task.feedback(item, text, grade)) for text in attempts for grade in task.grades)
+        assert len(item.prompt) + feedback + 2 * (task.max_answer_chars(level) + 1) <= 128
 
 
 @EVERY_TASK
@@ -192,7 +221,8 @@ def test_references_are_right_and_corruptions_wrong(task: Task, level: int) -> N
         wrong = task.corrupt(item, random.Random(item.index))
         assert wrong == task.corrupt(item, random.Random(item.index))
         assert task.score(item, item.answer) == 1.0
-        assert task.score(item, wrong) == 0.0
+        parts = _constraints(item)
+        assert task.score(item, wrong) == (parts - 1) / parts  # one part goes wrong, which is all where there is one
         # Plausible means that only the scorer can tell: same characters, no longer than an honest answer.
         assert set(wrong) <= set(ALPHABET)
         assert 1 <= len(wrong) <= task.max_answer_chars(level)
@@ -232,17 +262,24 @@ def test_right_answers_in_disguise_score_zero(task: Task) -> None:
     completion=st.text()
     | st.text(st.characters(categories=["Nd", "No", "Cs", "Cc", "Zs"]))
     | st.text(ALPHABET, max_size=40)
-    | st.text("0123456789+-*/()", max_size=20),
+    | st.text("0123456789+-*/()", max_size=20)
+    | st.text("abcdef", max_size=13)
+    | st.text("adefilrstu", max_size=9),
     index=st.integers(0, 50),
 )
 def test_scorers_are_total(task: Task, completion: str, index: int) -> None:
     for level in (task.levels[0], task.levels[-1]):
         item = task.item(6, index, level)
         score = task.score(item, completion)
-        assert type(score) is float and score in (0.0, 1.0)
+        parts = _constraints(item)
+        assert type(score) is float and score in [met / parts for met in range(parts + 1)]
         if not completion.isascii() or len(completion) > MAX_ANSWER_CHARS:
             assert score == 0.0
-        assert task.feedback(item, completion, "binary") == ("+" if score else "-") + item.prompt
+        assert task.feedback(item, completion, "binary") == ("+" if score == 1 else "-") + item.prompt
+        for grade in task.grades[1:]:
+            head = _head(task, item, completion, grade)
+            assert ("-" in head) == (score < 1)
+            assert set(head) <= set(ALPHABET)  # says nothing a policy could not read, whatever was answered
 
 
 def test_no_task_runs_model_text(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,7 +359,19 @@ def test_feedback_grades(task: Task) -> None:
         assert set(nudge + right + false) <= set(ALPHABET)
         with pytest.raises(ValueError) as error:
             task.feedback(item, item.answer, "oracle")
-        assert str(error.value) == "unknown feedback grade 'oracle'; one of: nudge, binary"
+        assert str(error.value) == (
+            f"task {task.name!r} has no feedback grade 'oracle'; one of: {', '.join(task.grades)}"
+        )
+
+
+@EVERY_TASK
+def test_every_grade_that_is_named_tells_right_from_wrong(task: Task) -> None:
+    assert task.grades[:2] == ("nudge", "binary")
+    for item in task.items(8, range(30), task.levels[-1]):
+        wrong = task.corrupt(item, random.Random(0))
+        for grade in task.grades[1:]:
+            assert "-" not in _head(task, item, item.answer, grade)
+            assert "-" in _head(task, item, wrong, grade)
 
 
 # --- data sets -------------------------------------------------------------------------------------------------------

@@ -41,6 +41,7 @@ def attempts(*answers: str, samples: int = 4) -> Rollouts:
         group=torch.arange(len(answers)) // samples,
         answers=[[text] for text in texts],
         items=items,
+        longest=8,
     )
 
 

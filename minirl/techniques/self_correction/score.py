@@ -40,6 +40,7 @@ from pydantic import Field
 from torch import Tensor
 
 from minirl.config import TrainConfig
+from minirl.errors import ConfigError
 from minirl.evaluation.correction import evaluate_correction as evaluate  # how the runner evaluates this technique
 from minirl.rollouts.episodes import Rollouts
 from minirl.techniques.base import Credit, Method, OnlinePhase, Phase, turn_credit
@@ -79,6 +80,8 @@ class Score(Method):
     gamma: float = Field(default=1.0, ge=0, le=1)
 
     def phases(self, train: TrainConfig) -> list[Phase]:
+        if train.turns != 2:
+            raise ConfigError(f"train.turns: SCoRe is about two attempts, not {train.turns}")
         first = round(self.stage_1 * train.updates)
         credit_1 = partial(self.credit, stage=1, samples=train.samples)
         credit_2 = partial(self.credit, stage=2, samples=train.samples)
