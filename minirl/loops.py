@@ -144,13 +144,13 @@ def policy_losses(
         # Position t predicts token t + 1, and nothing before position ``shared`` predicts a token of the policy's own.
         ids, columns = rollouts.ids[rows], slice(shared + 1, None)
         own, turns = rollouts.own[rows, columns], rollouts.turn[rows, columns]
-        logits = policy.logits(ids, group, shared)[:, :-1] / train.temperature
+        logits = policy.logits(ids[:, :-1], group, shared) / train.temperature
         logprobs = token_logprobs(logits, ids[:, columns])
         sampled, advantages = rollouts.logprobs[rows, columns], credit.advantages[rows, columns]
         loss, parts = policy_gradient(logprobs, sampled, advantages, own, objective, totals)
         if penalised:
             with torch.no_grad():
-                reference_logits = learner.reference.logits(ids, group, shared)[:, :-1] / train.temperature
+                reference_logits = learner.reference.logits(ids[:, :-1], group, shared) / train.temperature
             if train.kl == "exact" or (train.kl is None and logits.shape[-1] <= EXACT_UP_TO):
                 kl = exact_kl(logits, reference_logits)
             else:
@@ -188,7 +188,7 @@ def supervised(learner: Learner, phase: SupervisedPhase, first: int, last: int) 
         losses: dict[str, float] = {}
 
         def loss(ids: Tensor = ids, learn: Tensor = learn, losses: dict[str, float] = losses) -> Iterator[Tensor]:
-            logprobs = token_logprobs(learner.policy.logits(ids)[:, :-1], ids[:, 1:])
+            logprobs = token_logprobs(learner.policy.logits(ids[:, :-1]), ids[:, 1:])
             value, stats = cross_entropy(logprobs, learn, int(learn.sum()))
             losses.update(stats)
             yield value

@@ -103,7 +103,7 @@ def build_base(recipe: Recipe, progress: Callable[[int, float], None] = lambda *
         rows, own = episodes(policy, task, items, recipe, rng)
         ids, _ = pad_rows(rows, policy.pad_id, policy.device)
         learn = pad_rows(own, 0, policy.device)[0].bool()[:, 1:]
-        logprobs = token_logprobs(policy.logits(ids)[:, :-1], ids[:, 1:])
+        logprobs = token_logprobs(policy.logits(ids[:, :-1]), ids[:, 1:])
         loss, _ = cross_entropy(logprobs, learn, int(learn.sum()))
         # Linear warm-up, then linear decay to 2 %: the cheap schedule that small models like.
         rate = min(1.0, (step + 1) / recipe.warmup) * (1 - 0.98 * step / recipe.steps)

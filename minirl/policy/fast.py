@@ -35,18 +35,27 @@ def supports(model: PreTrainedModel) -> bool:
     )
 
 
-def rope(model: PreTrainedModel, length: int) -> tuple[Tensor, Tensor]:
-    """cos and sin of the rotary position embedding, [length, head_dim] each."""
+def rope(model: PreTrainedModel, length: int) -> Tensor:
+    """Rotary position embedding: e^{iθ} of every position and pair of dimensions, complex [length, D/2]."""
     frequencies = model.model.rotary_emb.inv_freq.float()  # [D/2]
     angles = torch.outer(torch.arange(length, device=frequencies.device).float(), frequencies)
-    angles = torch.cat([angles, angles], dim=-1)
-    return angles.cos(), angles.sin()
+    return torch.polar(torch.ones_like(angles), angles)
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate queries or keys [..., D] by their positions (half-split convention of Llama)."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin
+def rotate(x: Tensor, turns: Tensor) -> Tensor:
+    """Rotate queries or keys [..., D], whose pairs are neighbours, by their positions' ``turns`` [..., D/2].
+
+    As complex numbers, in one pass over memory instead of five.
+    """
+    return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2))) * turns).flatten(-2)
+
+
+def pairs_adjacent(weight: Tensor, dim: int) -> Tensor:
+    """Reorder the rows of a query or key projection so that each head's dimensions i and i + D/2 stand side by side.
+
+    Llama rotates these two together. A product of a query and a key does not notice the order of their dimensions.
+    """
+    return weight.unflatten(0, (-1, 2, dim // 2)).transpose(1, 2).flatten(0, 2)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -68,11 +77,8 @@ def attention(q: Tensor, own: Context, prompt: Context | None = None) -> Tensor:
     ``prompt`` has one row a group, B / P neighbouring queries long. All of them meet its keys in one matrix product
     instead of reading B / P copies: what a small model spends its time on is moving keys and values, not arithmetic.
     """
-    one = q.shape[2] == 1  # B · H products of a vector and a small matrix: faster as one elementwise product and sum
-    scores = (q * own.keys).sum(-1)[:, :, None] if one else q @ own.keys.transpose(-1, -2)
-    scores = scores + own.bias  # [B, H, T, S]
     if prompt is None:
-        return scores.softmax(-1) @ own.values
+        return (q @ own.keys.mT + own.bias).softmax(-1) @ own.values
     groups, shared = prompt.keys.shape[0], prompt.keys.shape[2]
 
     def by_group(x: Tensor) -> Tensor:  # [B, H, T, …] → [P, H, G · T, …]
@@ -81,10 +87,16 @@ def attention(q: Tensor, own: Context, prompt: Context | None = None) -> Tensor:
     def by_row(x: Tensor) -> Tensor:  # and back
         return x.unflatten(2, (-1, q.shape[2])).transpose(1, 2).flatten(0, 1)
 
-    on_prompt = by_row(by_group(q) @ prompt.keys.transpose(-1, -2) + prompt.bias)
-    weights = torch.cat([on_prompt, scores], dim=-1).softmax(-1)
-    from_own = weights[..., shared:]
-    from_own = (from_own.mT * own.values).sum(2, keepdim=True) if one else from_own @ own.values
+    on_prompt = by_row(by_group(q) @ prompt.keys.mT + prompt.bias)
+    if q.shape[2] > 1:
+        weights = torch.cat([on_prompt, q @ own.keys.mT + own.bias], dim=-1).softmax(-1)
+        from_own = weights[..., shared:] @ own.values
+    else:
+        # One query a row, thousands of tiny products: elementwise operations that torch does in one go are faster.
+        scores = torch.cat([on_prompt, (q * own.keys).sum(-1)[:, :, None] + own.bias], dim=-1)
+        weights = (scores - scores.amax(-1, keepdim=True)).exp()
+        weights = weights / weights.sum(-1, keepdim=True)
+        from_own = (weights[..., shared:].mT * own.values).sum(2, keepdim=True)
     return from_own + by_row(by_group(weights[..., :shared]) @ prompt.values)
 
 
@@ -95,20 +107,21 @@ class _Layer:
         attention, mlp = layer.self_attn, layer.mlp
         self.heads, self.kv_heads, self.dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
         # Scaling the weights scales every query, at the price of a few thousand multiplications.
-        scaled = attention.q_proj.weight * self.dim**-0.5
-        self.qkv = torch.cat([scaled, attention.k_proj.weight, attention.v_proj.weight])
+        q = pairs_adjacent(attention.q_proj.weight * self.dim**-0.5, self.dim)
+        k = pairs_adjacent(attention.k_proj.weight, self.dim)
+        self.qkv = torch.cat([q, k, attention.v_proj.weight])
         self.out = attention.o_proj.weight
         self.gate_up = torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight])
         self.down = mlp.down_proj.weight
         self.norm_1, self.norm_2 = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
         self.eps = config.rms_norm_eps
 
-    def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, x: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x [B, T, C] → rotated, scaled queries, rotated keys, and values, all [B, H, T, D]."""
         h = rms_norm(x, self.norm_1, self.eps)
         qkv = F.linear(h, self.qkv).unflatten(-1, (-1, self.dim)).transpose(1, 2)  # [B, H + 2 Hkv, T, D]
         qk, v = qkv.split([self.heads + self.kv_heads, self.kv_heads], dim=1)
-        q, k = rotate(qk, cos, sin).split([self.heads, self.kv_heads], dim=1)
+        q, k = rotate(qk, turns).split([self.heads, self.kv_heads], dim=1)
         if self.kv_heads != self.heads:
             k = k.repeat_interleave(self.heads // self.kv_heads, dim=1)
             v = v.repeat_interleave(self.heads // self.kv_heads, dim=1)
@@ -128,7 +141,7 @@ def forward(model: PreTrainedModel, ids: Tensor, group: int = 1, shared: int = 0
     padding mask is needed: attention is causal and padding lies to the right, so no real token ever sees it.
     """
     length = ids.shape[1]
-    cos, sin = rope(model, length)
+    turns = rope(model, length)
     hidden = torch.full((length, length), float("-inf"), device=ids.device).triu(1)  # of later positions
     visible = torch.zeros(1, shared, device=ids.device)
     x = F.embedding(ids[:, shared:], model.model.embed_tokens.weight)
@@ -136,10 +149,10 @@ def forward(model: PreTrainedModel, ids: Tensor, group: int = 1, shared: int = 0
     for module in model.model.layers:
         layer, context = _Layer(module, model.config), None
         if prompt is not None:
-            q, k, v = layer.project(prompt, cos[:shared], sin[:shared])
+            q, k, v = layer.project(prompt, turns[:shared])
             prompt = layer.finish(prompt, attention(q, Context(k, v, hidden[:shared, :shared])))
             context = Context(k, v, visible)
-        q, k, v = layer.project(x, cos[shared:], sin[shared:])
+        q, k, v = layer.project(x, turns[shared:])
         x = layer.finish(x, attention(q, Context(k, v, hidden[shared:, shared:]), context))
     return F.linear(rms_norm(x, model.model.norm.weight, model.config.rms_norm_eps), model.lm_head.weight)
 
@@ -178,8 +191,7 @@ class FastDecoder:
         """
         batch, width = ids.shape
         position = self.lengths[:, None] + torch.arange(width, device=ids.device)  # [B, T]
-        cos, sin = rope(self.model, int(position.max()) + 1)
-        cos, sin = cos[position][:, None], sin[position][:, None]  # [B, 1, T, D]
+        turns = rope(self.model, int(position.max()) + 1)[position][:, None]  # [B, 1, T, D/2]
         new = torch.arange(width, device=ids.device) < counts[:, None]  # [B, T]
         causal = torch.ones(width, width, dtype=torch.bool, device=ids.device).tril()
         visible = new[:, None] & causal  # [B, T, T]: the new tokens, seen from each of them
@@ -187,7 +199,7 @@ class FastDecoder:
         if not self.prompts:
             bias = _bias(visible)
             for layer in self.layers:
-                q, k, v = layer.project(x, cos, sin)
+                q, k, v = layer.project(x, turns)
                 x = layer.finish(x, attention(q, Context(k, v, bias)))
                 self.prompts.append(Context(k, v, _bias(new[:, None])))
         else:
@@ -197,7 +209,7 @@ class FastDecoder:
             before = self.used[:, None, : self.slots].expand(-1, width, -1)
             bias = _bias(torch.cat([before, visible], dim=-1))
             for layer, prompt, (keys, values) in zip(self.layers, self.prompts, self.cache, strict=True):
-                q, k, v = layer.project(x, cos, sin)
+                q, k, v = layer.project(x, turns)
                 keys[:, :, self.slots : end], values[:, :, self.slots : end] = k, v
                 x = layer.finish(x, attention(q, Context(keys[:, :, :end], values[:, :, :end], bias), prompt))
             self.slots = end
