@@ -4,7 +4,7 @@
     python benchmarks/speed.py --device cuda --sizes 0.7M 30M 135M
     python benchmarks/speed.py --profile               # where the time of one step goes
 
-Two ratios, each the median over ``--repeats`` pairs measured in turns, so that whatever else the machine does hits both:
+Two ratios, each the median over ``--repeats`` pairs measured in turns, so that what else the machine does hits both:
 
 - **sampler**: our sampler against ``generate`` of transformers: same weights, prompts, number of samples and tokens;
 - **step**: one online step (roll out, score, advantage, loss, gradient, AdamW) against TRL's ``GRPOTrainer`` with its
@@ -38,7 +38,7 @@ import torch
 from minirl.config import TaskConfig, TrainConfig
 from minirl.loops import Learner, online, policy_losses
 from minirl.policy.logprobs import pad_rows
-from minirl.policy.models import Policy, tiny_llama
+from minirl.policy.models import tiny_llama
 from minirl.policy.sampler import complete, make_decoder
 from minirl.tasks import Item, Task, get
 from minirl.tasks.countdown import Countdown
@@ -80,7 +80,7 @@ class Lengthy(Countdown):
     def __init__(self, tokens: int) -> None:
         self.tokens = tokens
 
-    def max_answer_chars(self, level: int) -> int:
+    def max_answer_chars(self, level: int) -> int:  # noqa: ARG002
         return self.tokens - 1
 
 
@@ -279,6 +279,17 @@ def peak_memory(arguments: argparse.Namespace, size: str, who: str) -> float:
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
+def own_peak_mb(device: str) -> float:
+    """MiB at the peak. On Linux from /proc, because ``getrusage`` starts from what the parent process had."""
+    if device != "cpu":
+        return torch.cuda.max_memory_allocated() / 2**20
+    status = Path("/proc/self/status")
+    if status.exists():
+        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+        return int(line.split()[1]) / 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
 def run_for_memory(work: Workload, who: str) -> None:
     if who == "ours":
         step = our_step(work)
@@ -286,10 +297,7 @@ def run_for_memory(work: Workload, who: str) -> None:
             step()
     else:
         trl_steps(work, 3, lambda: None)
-    if work.device != "cpu":
-        print(torch.cuda.max_memory_allocated() / 2**20)
-    else:
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10))
+    print(own_peak_mb(work.device))
 
 
 def growth(arguments: argparse.Namespace) -> list[dict]:

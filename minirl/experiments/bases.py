@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -22,20 +23,25 @@ from minirl.evaluation.correction import evaluate_correction
 from minirl.objectives.supervised import cross_entropy
 from minirl.policy.logprobs import pad_rows, token_logprobs
 from minirl.policy.models import Policy, base_directory, base_names, load_policy, tiny_llama
+from minirl.rollouts.episodes import roll_out
 from minirl.tasks import Item, Task, get
 
 CORPUS_SEED = 1_000_003  # items of this seed belong to pretraining; runs and evaluations use others
 
 
 class Recipe(Strict):
-    """How a base is made: a small Llama, fresh or continued from another base, imitates two-attempt episodes.
+    """How a base is made: a small Llama, fresh or continued from another base, imitates episodes.
 
     An attempt contains a typical mistake (``Task.corrupt``) with probability ``mistake``, and each of its characters is
-    replaced by a random one with probability ``slip``. A second attempt repeats the first with probability ``repeat``,
-    and else is a new one, as careless as the first.
+    replaced by a random one with probability ``slip``. In tasks that define ``careless``, because their answers go step
+    by step, ``mistake`` is the probability per step. With two ``turns``, a second attempt repeats the first with
+    probability ``repeat``, and else is a new one, as careless as the first. Problems are drawn from all ``levels``
+    alike (if not given: from ``task.level``).
     """
 
     task: TaskConfig
+    levels: list[PositiveInt] | None = Field(default=None, min_length=1)
+    turns: Literal[1, 2] = 2
     continues: str | None = None  # a shipped base; the sizes are then its own
     hidden: PositiveInt = 96
     layers: PositiveInt = 1
@@ -46,8 +52,12 @@ class Recipe(Strict):
     warmup: PositiveInt = 100
     mistake: float = Field(ge=0, le=1)
     slip: float = Field(ge=0, le=1)
-    repeat: float = Field(ge=0, le=1)
+    repeat: float = Field(default=1.0, ge=0, le=1)
     seed: int = 0
+
+    @property
+    def mixture(self) -> list[int]:
+        return self.levels or [self.task.level]
 
 
 def load_recipe(name: str) -> Recipe:
@@ -60,7 +70,11 @@ def load_recipe(name: str) -> Recipe:
 
 def careless_attempt(task: Task, item: Item, recipe: Recipe, rng: random.Random) -> str:
     """The right answer, with a mistake and slips as often as the recipe says."""
-    answer = task.corrupt(item, rng) if rng.random() < recipe.mistake else item.answer
+    careless = getattr(task, "careless", None)
+    if careless is not None:
+        answer = careless(item, rng, recipe.mistake)
+    else:
+        answer = task.corrupt(item, rng) if rng.random() < recipe.mistake else item.answer
     symbols = "0123456789" if item.answer.isdigit() else "".join(sorted(set(item.answer)))
     return "".join(rng.choice(symbols) if rng.random() < recipe.slip else c for c in answer)
 
@@ -68,17 +82,21 @@ def careless_attempt(task: Task, item: Item, recipe: Recipe, rng: random.Random)
 def episodes(
     policy: Policy, task: Task, items: list[Item], recipe: Recipe, rng: random.Random
 ) -> tuple[list[list[int]], list[list[int]]]:
-    """One two-attempt training text per item: token ids, and 1 where a token belongs to an attempt, else 0."""
-    parts: list[list[str]] = []
+    """One training text per item: token ids, and 1 where a token belongs to an attempt, else 0."""
+    texts: list[str] = []  # context and attempt in turn
     for item in items:
         first = careless_attempt(task, item, recipe, rng)
-        second = first if rng.random() < recipe.repeat else careless_attempt(task, item, recipe, rng)
-        parts.append([item.prompt, first, task.feedback(item, first), second])
-    encoded = iter(policy.encode_text([text for texts in parts for text in texts]))
+        texts += [item.prompt, first]
+        if recipe.turns == 2:
+            second = first if rng.random() < recipe.repeat else careless_attempt(task, item, recipe, rng)
+            texts += [task.feedback(item, first), second]
+    encoded = iter(policy.encode_text(texts))
     ids: list[list[int]] = []
     own: list[list[int]] = []
-    for prompt, first_ids, nudge, second_ids in zip(encoded, encoded, encoded, encoded, strict=True):
-        pieces = [(prompt, 0), ([*first_ids, policy.stop_id], 1), (nudge, 0), ([*second_ids, policy.stop_id], 1)]
+    for _ in items:
+        pieces: list[tuple[list[int], int]] = []
+        for _ in range(recipe.turns):
+            pieces += [(next(encoded), 0), ([*next(encoded), policy.stop_id], 1)]
         ids.append([token for piece, _ in pieces for token in piece])
         own.append([mine for piece, mine in pieces for _ in piece])
     return ids, own
@@ -98,8 +116,8 @@ def build_base(recipe: Recipe, progress: Callable[[int, float], None] = lambda *
     optimizer = torch.optim.AdamW(policy.model.parameters(), betas=(0.9, 0.98), weight_decay=0.0, fused=True)
     rng = random.Random(recipe.seed)
     for step in range(recipe.steps):
-        first = step * recipe.batch
-        items = task.items(CORPUS_SEED + recipe.seed, range(first, first + recipe.batch), recipe.task.level)
+        seed, indices = CORPUS_SEED + recipe.seed, range(step * recipe.batch, (step + 1) * recipe.batch)
+        items = [task.item(seed, index, recipe.mixture[index % len(recipe.mixture)]) for index in indices]
         rows, own = episodes(policy, task, items, recipe, rng)
         ids, _ = pad_rows(rows, policy.pad_id, policy.device)
         learn = pad_rows(own, 0, policy.device)[0].bool()[:, 1:]
@@ -118,14 +136,25 @@ def build_base(recipe: Recipe, progress: Callable[[int, float], None] = lambda *
 
 
 def measure_base(policy: Policy, recipe: Recipe, items: int = 1024) -> dict[str, float]:
-    """Competence of a base on its own task, on items that neither recipe nor runs train on."""
+    """Competence of a base on its own task, on items that neither recipe nor runs train on.
+
+    Of a base with two turns the correction matrix at its level, of one with a single turn the mean score at every level
+    of its mixture: at temperature 1 (``sampled``) and 0 (``greedy``).
+    """
     task = get(recipe.task.name)
-    problems = task.items(CORPUS_SEED - 1, range(items), recipe.task.level)
-    card = {}
+    card: dict[str, float] = {}
     for label, temperature in (("sampled", 1.0), ("greedy", 0.0)):
-        evaluation, _ = evaluate_correction(policy, task, problems, seed=0, temperature=temperature)
-        for metric in ("accuracy@1", "accuracy@2", "copy_rate", "copy_rate_wrong"):
-            card[f"{label}/{metric}"] = round(evaluation.metrics[metric], 4)
+        if recipe.turns == 2:
+            problems = task.items(CORPUS_SEED - 1, range(items), recipe.task.level)
+            evaluation, _ = evaluate_correction(policy, task, problems, seed=0, temperature=temperature)
+            for metric in ("accuracy@1", "accuracy@2", "copy_rate", "copy_rate_wrong"):
+                card[f"{label}/{metric}"] = round(evaluation.metrics[metric], 4)
+        else:
+            for level in sorted(set(recipe.mixture)):
+                problems = task.items(CORPUS_SEED - 1, range(items), level)
+                generator = torch.Generator().manual_seed(0) if temperature else None
+                scores = roll_out(policy, task, problems, generator=generator).scores
+                card[f"{label}/score at level {level}"] = round(scores.mean().item(), 4)
     card["parameters"] = sum(p.numel() for p in policy.model.parameters())
     return card
 

@@ -34,7 +34,8 @@ def estimated_kl(logprobs: Tensor, reference_logprobs: Tensor, estimator: Estima
     k3        exp(−d)−1+d    unbiased, ≥ 0       KL(π_ref ‖ π)
     ========= ============== =================== ==================================================
 
-    So k3 is the number to look at and k2 the loss to minimise. GRPO (arXiv 2402.03300, eq. 4) and TRL minimise k3.
+    So k3 is the number to look at and k2 the loss to minimise. GRPO (arXiv 2402.03300, eq. 4) minimises k3; TRL 1.16
+    minimises ρ · k3 by default and differentiates ρ, which gives the gradient of KL(π ‖ π_ref) again.
     Raises ``ValueError`` for another name.
     """
     difference = logprobs - reference_logprobs

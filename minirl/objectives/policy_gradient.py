@@ -119,8 +119,8 @@ def policy_gradient(
 
     Logged: ``loss/policy``, near 0 for centred advantages even while the policy learns fast (read accuracy instead);
     ``ratio``, the mean of ρ over own tokens; ``clipped_low`` and ``clipped_high``, the shares of own tokens whose ratio
-    lies beyond a clip that binds (for ``clip`` they teach nothing). All three are 1, 0 and 0 on the first pass over
-    fresh rollouts.
+    lies below the low clip with A < 0 and above the high one with A > 0 (with ``clip`` these teach nothing). All three
+    are 1, 0 and 0 on the first pass over fresh rollouts.
     """
     low, high = 1 - objective.clip_low, 1 + objective.clip_high
     ratio = log_ratio(logprobs, sampled, own, objective.ratio).exp()

@@ -104,6 +104,13 @@ class Chain(Task):
             if wrong[-1] != item.answer[-1]:
                 return wrong
 
+    def careless(self, item: Item, rng: random.Random, rate: float) -> str:
+        """An answer each of whose results is, with probability ``rate``, a random digit (one time in ten the right
+        one); what follows is computed from it. So a step succeeds with 1 − 0.9 · rate, and success falls smoothly with
+        k."""
+        slips = {i: rng.randrange(10) for i in range(item.level) if rng.random() < rate}
+        return write(item.prompt, slips)
+
     def feedback(self, item: Item, completion: str, grade: str = "nudge") -> str:
         """``located`` says where a wrong answer goes wrong: ``-`` and the letter of its first wrong step (``a`` is the
         first; a letter because a digit would run into the prompt that follows), as in ``-b3+7-4*2=``. Of a right

@@ -8,11 +8,15 @@ import pytest
 import torch
 
 from minirl.objectives.kl import estimated_kl, exact_kl, kl_penalty
+from minirl.objectives.policy_gradient import Totals, token_weights
+from minirl.policy.logprobs import token_logprobs
 
 PI, REFERENCE = torch.tensor([0.75, 0.25]), torch.tensor([0.5, 0.5])
 KL = 0.130812
+OWN = torch.tensor([[True, True, False], [False, True, True]])
 
 
+@pytest.mark.checks("hand", "exact_kl")
 def test_exact_kl_by_hand():
     assert exact_kl(PI.log(), REFERENCE.log()).item() == pytest.approx(KL, abs=1e-6)
     # The other direction: 0.5 · (−0.405465) + 0.5 · 0.693147 = 0.143841.
@@ -25,6 +29,7 @@ def test_exact_kl_reads_logits_not_log_probs():
     assert kl.tolist() == pytest.approx([KL, 0.0], abs=1e-6)
 
 
+@pytest.mark.checks("hand", "exact_kl")
 def test_gradient_of_exact_kl_by_hand():
     # ∂KL/∂z_a = π_a (d_a − KL) = 0.75 · (0.405465 − 0.130812) = 0.205990, and minus that for the other symbol.
     logits = PI.log().requires_grad_()
@@ -40,24 +45,33 @@ def test_gradient_vanishes_where_policy_equals_reference():
     torch.testing.assert_close(logits.grad, torch.zeros(4, 7), atol=1e-7, rtol=0)
 
 
+@pytest.mark.checks("hand")
 @pytest.mark.parametrize(
-    ("estimator", "values"),
+    ("objective", "values"),
     [
         ("k1", [0.405465, -0.693147]),
         ("k2", [0.082201, 0.240227]),  # 0.405465² / 2 and 0.693147² / 2
         ("k3", [0.072132, 0.306853]),  # 1/1.5 − 1 + 0.405465 and 2 − 1 − 0.693147
     ],
+    ids=["k1", "k2", "k3"],
 )
-def test_estimators_by_hand(estimator, values):
-    assert estimated_kl(PI.log(), REFERENCE.log(), estimator).tolist() == pytest.approx(values, abs=1e-6)
+def test_estimators_by_hand(objective, values):
+    assert estimated_kl(PI.log(), REFERENCE.log(), objective).tolist() == pytest.approx(values, abs=1e-6)
 
 
-@pytest.mark.parametrize("estimator", ["k1", "k3"])
-def test_k1_and_k3_are_unbiased(estimator):
+def nine():
+    """Logits of a policy (a leaf) and log-probs of a reference over nine symbols, far from each other."""
     generator = torch.Generator().manual_seed(0)
     logits, reference = (torch.randn(9, generator=generator, dtype=torch.float64) for _ in range(2))
-    log_p, log_q = logits.log_softmax(-1), reference.log_softmax(-1)
-    expectation = (log_p.exp() * estimated_kl(log_p, log_q, estimator)).sum()
+    return logits.requires_grad_(), reference.log_softmax(-1)
+
+
+@pytest.mark.checks("identity")
+@pytest.mark.parametrize("objective", ["k1", "k3"])
+def test_k1_and_k3_are_unbiased(objective):
+    logits, reference = nine()
+    log_p = logits.log_softmax(-1)
+    expectation = (log_p.exp() * estimated_kl(log_p, reference, objective)).sum()
     torch.testing.assert_close(expectation, exact_kl(logits, reference))
 
 
@@ -66,19 +80,45 @@ def test_k2_is_biased():
     assert (PI * estimated_kl(PI.log(), REFERENCE.log(), "k2")).sum().item() == pytest.approx(0.121708, abs=1e-6)
 
 
-def expected_gradient(estimator):
+def expected_gradient(estimator, logits, reference):
     """Σ_a π(a) ∇ estimate(a) over the vocabulary: what a loss on sampled tokens descends on average."""
-    logits = PI.log().requires_grad_()
-    estimates = estimated_kl(logits.log_softmax(-1), REFERENCE.log(), estimator)
-    return torch.autograd.grad((PI * estimates).sum(), logits)[0].tolist()
+    log_p = logits.log_softmax(-1)
+    estimates = estimated_kl(log_p, reference, estimator)
+    return torch.autograd.grad((log_p.detach().exp() * estimates).sum(), logits)[0]
 
 
-def test_what_the_estimators_minimise_as_losses():
+@pytest.mark.checks("hand", "k1", "k2", "k3")
+def test_what_the_estimators_minimise_as_losses_by_hand():
     # k2's expected gradient is that of KL(π ‖ π_ref), see above. k1's is zero: the gradient of a constant baseline.
     # k3's is that of the *other* direction, ∇ KL(π_ref ‖ π) = π − π_ref = (0.25, −0.25).
-    assert expected_gradient("k2") == pytest.approx([0.205990, -0.205990], abs=1e-6)
-    assert expected_gradient("k1") == pytest.approx([0.0, 0.0], abs=1e-6)
-    assert expected_gradient("k3") == pytest.approx([0.25, -0.25], abs=1e-6)
+    for estimator, expected in (("k1", [0.0, 0.0]), ("k2", [0.205990, -0.205990]), ("k3", [0.25, -0.25])):
+        gradient = expected_gradient(estimator, PI.log().requires_grad_(), REFERENCE.log())
+        assert gradient.tolist() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.checks("identity")
+@pytest.mark.parametrize("objective", ["k1", "k2", "k3"])
+def test_what_the_estimators_minimise_as_losses(objective):
+    logits, reference = nine()
+    minimised = {
+        "k1": 0 * logits.sum(),
+        "k2": exact_kl(logits, reference),
+        "k3": exact_kl(reference, logits),  # π_ref first
+    }
+    (expected,) = torch.autograd.grad(minimised[objective], logits)
+    torch.testing.assert_close(expected_gradient(objective, logits, reference), expected)
+    assert expected.abs().max() > 0.1 or objective == "k1"
+
+
+@pytest.mark.checks("identity", "k3")
+def test_k3_weighted_by_the_ratio_minimises_the_divergence_it_estimates():
+    # Σ μ(a) ∇[ρ k3] = ∇ Σ π(a) k3(a) = ∇ KL(π ‖ π_ref) for any μ that sampled: TRL 1.16's default.
+    logits, reference = nine()
+    mu = torch.linspace(1, 2, 9, dtype=torch.float64).softmax(-1)
+    log_p = logits.log_softmax(-1)
+    weighted = (log_p - mu.log()).exp() * estimated_kl(log_p, reference, "k3")
+    (expected,) = torch.autograd.grad(exact_kl(logits, reference), logits)
+    torch.testing.assert_close(torch.autograd.grad((mu * weighted).sum(), logits)[0], expected)
 
 
 def test_k3_is_never_negative():
@@ -101,12 +141,92 @@ def test_unknown_estimator():
         estimated_kl(PI.log(), REFERENCE.log(), "k4")
 
 
+@pytest.mark.checks("hand", "kl_penalty")
 def test_penalty_by_hand():
-    # Coefficients differ by token; two tokens are masked although theirs are not 0: (0.1·1 + 0.5·2 + 0.5·3)/2 = 1.3.
+    # Coefficients and weights differ by token; two tokens are masked although theirs are not 0:
+    # 0.5 · 0.1 · 1 + 0.5 · 0.5 · 2 + 0.25 · 0.5 · 3 + 0.25 · 0 · 4 = 0.05 + 0.5 + 0.375.
     kl = torch.tensor([[1.0, 2.0, 100.0], [100.0, 3.0, 4.0]], requires_grad=True)
     coefficients = torch.tensor([[0.1, 0.5, 9.0], [9.0, 0.5, 0.0]])
-    own = torch.tensor([[True, True, False], [False, True, True]])
-    penalty = kl_penalty(kl, coefficients, own, 2)
-    assert penalty.item() == pytest.approx(1.3)
+    weights = torch.tensor([[0.5, 0.5, 7.0], [7.0, 0.25, 0.25]])
+    penalty = kl_penalty(kl, coefficients, weights, OWN)
+    assert penalty.item() == pytest.approx(0.925)
     penalty.backward()
-    torch.testing.assert_close(kl.grad, torch.tensor([[0.05, 0.25, 0.0], [0.0, 0.25, 0.0]]))
+    torch.testing.assert_close(kl.grad, torch.tensor([[0.05, 0.25, 0.0], [0.0, 0.125, 0.0]]))
+
+
+@pytest.mark.checks("hand", "kl_penalty")
+@pytest.mark.parametrize(
+    ("weight", "expected"),
+    [
+        ("episode", 10 / 4),  # KLs of own tokens 1, 2, 3, 4; N = 4
+        ("token", 10 / 8),  # T = 8
+        ("sequence", (1.5 + 3.5) / 4),  # means of rows
+        ("constant", 10 / (4 * 3)),  # M = 3
+        ("micro_batch", 2 / 4 * 10 / 4),  # two of four rows, mean over their four tokens
+    ],
+)
+def test_penalty_has_the_weights_of_the_policy_loss(weight, expected):
+    kl = torch.tensor([[1.0, 2.0, 100.0], [100.0, 3.0, 4.0]])
+    weights = token_weights(OWN, weight, Totals(episodes=4, tokens=8, longest=3))
+    assert kl_penalty(kl, torch.full_like(kl, 0.1), weights, OWN).item() == pytest.approx(0.1 * expected)
+
+
+@pytest.mark.checks("mask", "kl_penalty")
+@pytest.mark.parametrize("poison", [torch.inf, -torch.inf, torch.nan, 1e30])
+def test_masked_values_get_exactly_zero_gradient(poison):
+    clean = torch.tensor([[1.0, 2.0, 0.5], [0.5, 3.0, 4.0]])
+    args = (torch.full_like(clean, 0.1), torch.full_like(clean, 0.25), OWN)
+    kl = clean.where(OWN, poison).requires_grad_()
+    penalty = kl_penalty(kl, *args)
+    penalty.backward()
+    assert kl.grad[~OWN].tolist() == [0.0, 0.0]
+    assert penalty.item() == kl_penalty(clean, *args).item()
+
+
+def models(rows, length):
+    """Logits of policy (a leaf) and reference [rows, length, 5], and sampled tokens."""
+    generator = torch.Generator().manual_seed(0)
+    policy, reference = (torch.randn(rows, length, 5, generator=generator) for _ in range(2))
+    return policy.requires_grad_(), reference, torch.randint(5, (rows, length), generator=generator)
+
+
+def divergence(objective, policy, reference, ids):
+    """KL [B, L] from logits."""
+    if objective == "exact_kl":
+        return exact_kl(policy, reference)
+    return estimated_kl(token_logprobs(policy, ids), token_logprobs(reference, ids), objective)
+
+
+DIVERGENCES = ["k1", "k2", "k3", "exact_kl"]
+
+
+@pytest.mark.checks("mask")
+@pytest.mark.parametrize("objective", DIVERGENCES)
+def test_masked_tokens_get_exactly_zero_gradient(objective):
+    # To the policy masked tokens are as unlikely as single precision can still square and exponentiate.
+    policy, reference, _ = models(2, 3)
+    ids = torch.zeros(2, 3, dtype=torch.long)
+    logits = policy.detach().where(OWN[..., None], torch.tensor([-80.0, 0, 0, 0, 0])).requires_grad_()
+    weights = torch.full((2, 3), 0.25)
+    kl_penalty(divergence(objective, logits, reference, ids), weights, weights, OWN).backward()
+    assert (logits.grad[~OWN] == 0.0).all()
+    assert (logits.grad[OWN] != 0.0).all()
+
+
+@pytest.mark.checks("micro", "kl_penalty")
+@pytest.mark.checks("micro")
+@pytest.mark.parametrize("weight", ["episode", "token", "sequence", "constant"])
+@pytest.mark.parametrize("objective", DIVERGENCES)
+def test_micro_batches_add_up_to_the_batch(objective, weight):
+    policy, reference, ids = models(6, 4)
+    generator = torch.Generator().manual_seed(1)
+    coefficients, own = torch.rand(6, 4, generator=generator), torch.rand(6, 4, generator=generator) > 0.4
+    totals = Totals(episodes=6, tokens=int(own.sum()), longest=4)
+
+    def penalty(rows):
+        kl = divergence(objective, policy[rows], reference[rows], ids[rows])
+        return kl_penalty(kl, coefficients[rows], token_weights(own[rows], weight, totals), own[rows])
+
+    whole, parts = penalty(slice(0, 6)), sum(penalty(rows) for rows in (slice(0, 1), slice(1, 4), slice(4, 6)))
+    torch.testing.assert_close(parts, whole)
+    torch.testing.assert_close(torch.autograd.grad(parts, policy), torch.autograd.grad(whole, policy))
