@@ -50,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--variant", default="ablations", help="config reproductions/SLUG/TIER-VARIANT.yaml")
     command.add_argument("--seeds", default=None, metavar="0-4", help="default: the seeds the claim registers")
     command.add_argument("--jobs", type=int, default=None)
+    command.add_argument("--resume", action=argparse.BooleanOptionalAction, default=True, help="continue (default)")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     command.add_argument("--publish", action="store_true", help="write the results under reproductions/")
     command.set_defaults(run=sweep)
@@ -145,7 +146,13 @@ def sweep(options: argparse.Namespace) -> None:
     claim = load_claim(claim_path(technique(options.slug), "tiny"))
     seeds = runner.parse_seeds(options.seeds) if options.seeds else list(claim.seeds)
     directories = runner.sweep(
-        options.slug, options.tier, options.variant, seeds, jobs=options.jobs, overrides=options.set
+        options.slug,
+        options.tier,
+        options.variant,
+        seeds,
+        jobs=options.jobs,
+        resume=options.resume,
+        overrides=options.set,
     )
     for directory in directories:
         print(runner.shown(directory))

@@ -190,6 +190,60 @@ def test_lora_moves_the_adapters_alone():
     assert records[0]["kl@1"] == 0.0
 
 
+# --- objectives, passes and references ------------------------------------------------------------------------------
+
+
+def test_the_objective_of_the_phase_is_used():
+    # Clipped at ±0.001 a second pass over the same rollouts finds many ratios out of bounds; REINFORCE has no ratio.
+    clipped = REINFORCE.model_copy(update={"surrogate": "clip", "clip_low": 1e-3, "clip_high": 1e-3})
+    (record,) = train(make_learner(passes=2), online(1, objective=clipped))
+    assert record["clipped_low"] + record["clipped_high"] > 0.2
+    (record,) = train(make_learner(passes=1), online(1, objective=clipped))
+    assert record["ratio"] == pytest.approx(1, abs=1e-5)
+    assert record["clipped_low"] == record["clipped_high"] == 0
+    (record,) = train(make_learner(passes=2), online(1))
+    assert "ratio" not in record
+
+
+def test_passes_are_steps_on_the_same_rollouts(monkeypatch):
+    steps = []
+    real = Learner.step
+    monkeypatch.setattr(Learner, "step", lambda self, losses: steps.append(self.updates_done) or real(self, losses))
+    learner = make_learner(passes=3)
+    records = train(learner, online(2))
+    assert steps == [0, 0, 0, 1, 1, 1] and learner.updates_done == 2
+    once = train(make_learner(passes=1), online(2))
+    assert records[0]["generated_tokens"] == once[0]["generated_tokens"]
+
+
+@pytest.mark.parametrize("decay", [1.0, 0.9, 0.0])
+def test_the_reference_follows(decay):
+    learner = make_learner()
+    start = weights(learner)
+    train(learner, online(1, reference_decay=decay))
+    end = weights(learner)
+    for name, parameter in learner.reference.model.named_parameters():
+        expected = decay * start[name] + (1 - decay) * end[name]
+        torch.testing.assert_close(parameter, expected, atol=1e-7, rtol=1e-6)
+        assert not parameter.requires_grad
+    records = train(make_learner(), online(2, reference_decay=decay))
+    # At the start of an update the KL is that of the updates before it; against the policy itself it is 0.
+    assert (records[1]["kl@1"] < 1e-9) == (decay == 0.0)
+
+
+def test_without_a_penalty_the_reference_is_not_asked():
+    learner = make_learner()
+    learner.reference = None
+
+    def free(rollouts: Rollouts) -> Credit:
+        return turn_credit(rollouts, rollouts.scores, (0.0, 0.0), TRAIN.samples, gamma=1.0)
+
+    rollouts = loops.roll_out(learner.policy, learner.task, learner.problems(0, 3), turns=2, samples=4)
+    stats: dict[str, float] = {}
+    list(policy_losses(learner, rollouts, free(rollouts), REINFORCE, stats))
+    assert "kl@1" not in stats and "entropy" in stats
+
+
 # --- one optimiser step ---------------------------------------------------------------------------------------------
 
 

@@ -249,7 +249,7 @@ ALLOWED: dict[str, set[str]] = {
     "config": {"errors"},
     "tasks": {"errors", "config"},
     "policy": {"errors"},
-    "objectives": set(),
+    "objectives": {"config"},
     "rollouts": {"policy", "tasks"},
     "evaluation": {"policy", "rollouts", "tasks"},
     "techniques": {"errors", "config", "policy", "rollouts", "objectives", "evaluation"},

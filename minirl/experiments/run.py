@@ -61,7 +61,7 @@ from minirl.loops import Learner, Record, run_phases
 from minirl.policy.models import Policy, base_directory, base_names, load_policy
 from minirl.rollouts.episodes import Rollouts
 from minirl.tasks import Item, get
-from minirl.techniques.base import Method
+from minirl.techniques.base import Method, OnlinePhase
 
 SCHEMA = 1
 RSS_UNITS_PER_MB = 1024**2 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
@@ -205,6 +205,8 @@ class Run:
             for record in self.metrics(arm):
                 watch(arm, {**record, "updates": train.updates})
             return self.policy(arm)
+        phases = load_method(self.experiment, arm).phases(train)
+        moving_reference = any(isinstance(phase, OnlinePhase) and phase.reference_decay < 1 for phase in phases)
         learner = Learner(self.base(), self.experiment.task, train, self.seed)
         keep_bytes, warnings = load_newest_checkpoint(directory / "checkpoints", learner)
         for warning in warnings:
@@ -214,7 +216,7 @@ class Run:
             watch(arm, {**record, "updates": train.updates})
         with open(_without_torn_line(directory / "timing.jsonl"), "a") as timing:
             clock = (time.perf_counter(), time.process_time())
-            for record in run_phases(learner, load_method(self.experiment, arm).phases(train)):
+            for record in run_phases(learner, phases):
                 log.append(record)
                 now = (time.perf_counter(), time.process_time())
                 spent = {"update": record["update"], "wall_s": now[0] - clock[0], "core_s": now[1] - clock[1]}
@@ -223,7 +225,7 @@ class Run:
                 timing.flush()
                 clock = now
                 if learner.updates_done % train.checkpoint_every == 0:
-                    save_checkpoint(directory / "checkpoints", learner, log.bytes_written)
+                    save_checkpoint(directory / "checkpoints", learner, log.bytes_written, moving_reference)
                 watch(arm, {**record, "updates": train.updates})
         log.close()
         self._save_policy(learner.policy, directory / "policy")

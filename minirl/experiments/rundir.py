@@ -120,12 +120,16 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines[:-1]]
 
 
-def save_checkpoint(directory: Path, learner: Learner, metrics_bytes: int) -> None:
+def save_checkpoint(directory: Path, learner: Learner, metrics_bytes: int, moving_reference: bool = False) -> None:
     """Write all that ``learner`` needs to continue, as ``update-NNNNNN.safetensors`` plus a JSON file that seals it.
 
-    The JSON file is written last and holds the checksum of the other: a checkpoint without it does not count.
+    A reference that does not move is not saved: the run starts from it. The JSON file is written last and holds the
+    checksum of the other: a checkpoint without it does not count.
     """
     tensors: dict[str, torch.Tensor] = {}
+    if moving_reference:
+        for name, parameter in learner.reference.model.named_parameters():
+            tensors[f"reference/{name}"] = parameter
     for name, parameter in learner.policy.model.named_parameters():
         tensors[f"model/{name}"] = parameter.detach()
         for key, value in learner.optimizer.state.get(parameter, {}).items():
@@ -172,6 +176,9 @@ def load_newest_checkpoint(directory: Path, learner: Learner) -> tuple[int, list
 
 @torch.no_grad()
 def _restore(learner: Learner, tensors: dict[str, torch.Tensor]) -> None:
+    for name, parameter in learner.reference.model.named_parameters():
+        if f"reference/{name}" in tensors:
+            parameter.copy_(tensors[f"reference/{name}"])
     for name, parameter in learner.policy.model.named_parameters():
         parameter.copy_(tensors[f"model/{name}"])
         keys = [key.split("/")[1] for key in tensors if key.startswith("optimizer/") and key.endswith(f"/{name}")]

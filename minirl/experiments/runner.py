@@ -206,15 +206,19 @@ def sweep(
     seeds: list[int],
     *,
     jobs: int | None = None,
+    resume: bool = True,
     overrides: list[str] | None = None,
 ) -> list[Path]:
     """Train and evaluate all arms of ``<tier>-<variant>.yaml`` for every seed, without a notebook; the directories.
 
-    Finished seeds are kept, unfinished ones continue.
+    With ``resume`` finished seeds are kept and unfinished ones continue; without, all start over.
     """
     experiment = load_experiment(slug, tier, overrides, variant)
     limit = parallel(jobs, experiment.threads)
     directories = [run_directory(slug, tier, variant, seed) for seed in seeds]
+    if not resume:
+        for directory in directories:
+            shutil.rmtree(directory, ignore_errors=True)
     waiting = [(s, d) for s, d in zip(seeds, directories, strict=True) if not (d / "results.json").exists()]
     for seed, directory in zip(seeds, directories, strict=True):
         if (seed, directory) not in waiting:

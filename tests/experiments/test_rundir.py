@@ -211,6 +211,7 @@ def learner(seed=0):
 def step(made: Learner) -> None:
     ids = torch.randint(3, 80, (4, 6), generator=torch.Generator().manual_seed(made.updates_done))
     made.step(iter([made.policy.logits(ids).square().mean()]))
+    made.updates_done += 1
     made.generated_tokens += 10
 
 
@@ -363,3 +364,20 @@ def test_a_checkpoint_is_what_others_can_read(saved):
     weights = {name.removeprefix("model/"): tensor for name, tensor in tensors.items() if name.startswith("model/")}
     assert all(torch.equal(tensor, states[3][name]) for name, tensor in weights.items())
     assert json.loads((directory / f"{stem(3)}.json").read_text())["updates_done"] == 3
+
+
+def test_a_moving_reference_is_part_of_a_checkpoint(tmp_path):
+    def learner():
+        return Learner(tiny_llama(16, 1, 2), TaskConfig(name="add", level=1), TRAIN, 0)
+
+    one = learner()
+    one.reference = tiny_llama(16, 1, 2, seed=7).frozen_copy()
+    save_checkpoint(tmp_path / "moving", one, 0, moving_reference=True)
+    save_checkpoint(tmp_path / "frozen", one, 0)
+    moved, fresh = learner(), learner()
+    load_newest_checkpoint(tmp_path / "moving", moved)
+    load_newest_checkpoint(tmp_path / "frozen", fresh)
+    for theirs, ours in zip(one.reference.model.parameters(), moved.reference.model.parameters(), strict=True):
+        assert torch.equal(theirs, ours)
+    for base, ours in zip(learner().reference.model.parameters(), fresh.reference.model.parameters(), strict=True):
+        assert torch.equal(base, ours)
