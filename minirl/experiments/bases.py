@@ -36,12 +36,14 @@ class Recipe(Strict):
     replaced by a random one with probability ``slip``. In tasks that define ``careless``, because their answers go step
     by step, ``mistake`` is the probability per step. With two ``turns``, a second attempt repeats the first with
     probability ``repeat``, and else is a new one, as careless as the first. Problems are drawn from all ``levels``
-    alike (if not given: from ``task.level``).
+    alike (if not given: from ``task.level``). With ``whole_text`` prompts are learned as well as attempts: where a
+    prompt holds examples, guessing the next one is what teaches to read them.
     """
 
     task: TaskConfig
     levels: list[PositiveInt] | None = Field(default=None, min_length=1)
     turns: Literal[1, 2] = 2
+    whole_text: bool = False
     continues: str | None = None  # a shipped base; the sizes are then its own
     hidden: PositiveInt = 96
     layers: PositiveInt = 1
@@ -82,7 +84,7 @@ def careless_attempt(task: Task, item: Item, recipe: Recipe, rng: random.Random)
 def episodes(
     policy: Policy, task: Task, items: list[Item], recipe: Recipe, rng: random.Random
 ) -> tuple[list[list[int]], list[list[int]]]:
-    """One training text per item: token ids, and 1 where a token belongs to an attempt, else 0."""
+    """One training text per item: token ids, and 1 where a token is to be learned (in attempts, or all), else 0."""
     texts: list[str] = []  # context and attempt in turn
     for item in items:
         first = careless_attempt(task, item, recipe, rng)
@@ -98,7 +100,7 @@ def episodes(
         for _ in range(recipe.turns):
             pieces += [(next(encoded), 0), ([*next(encoded), policy.stop_id], 1)]
         ids.append([token for piece, _ in pieces for token in piece])
-        own.append([mine for piece, mine in pieces for _ in piece])
+        own.append([int(mine or recipe.whole_text) for piece, mine in pieces for _ in piece])
     return ids, own
 
 
@@ -138,8 +140,9 @@ def build_base(recipe: Recipe, progress: Callable[[int, float], None] = lambda *
 def measure_base(policy: Policy, recipe: Recipe, items: int = 1024) -> dict[str, float]:
     """Competence of a base on its own task, on items that neither recipe nor runs train on.
 
-    Of a base with two turns the correction matrix at its level, of one with a single turn the mean score at every level
-    of its mixture: at temperature 1 (``sampled``) and 0 (``greedy``).
+    Of a base with two turns the correction matrix at its level; of one with a single turn, at every level of its
+    mixture, the share of problems ``solved`` entirely and the mean ``score``, where the task gives partial credit. All
+    at temperature 1 (``sampled``) and 0 (``greedy``).
     """
     task = get(recipe.task.name)
     card: dict[str, float] = {}
@@ -154,7 +157,9 @@ def measure_base(policy: Policy, recipe: Recipe, items: int = 1024) -> dict[str,
                 problems = task.items(CORPUS_SEED - 1, range(items), level)
                 generator = torch.Generator().manual_seed(0) if temperature else None
                 scores = roll_out(policy, task, problems, generator=generator).scores
-                card[f"{label}/score at level {level}"] = round(scores.mean().item(), 4)
+                card[f"{label}/solved at level {level}"] = round((scores == 1).float().mean().item(), 4)
+                if ((scores > 0) & (scores < 1)).any():
+                    card[f"{label}/score at level {level}"] = round(scores.mean().item(), 4)
     card["parameters"] = sum(p.numel() for p in policy.model.parameters())
     return card
 

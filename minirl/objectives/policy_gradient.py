@@ -117,7 +117,8 @@ def policy_gradient(
       beyond the clip in the direction that A asks for.
     - ``cispo``: s = clip(ρ, 1 − ε_low, 1 + ε_high) A log π, with no gradient through the ratio.
 
-    Logged: ``loss/policy``, near 0 for centred advantages even while the policy learns fast (read accuracy instead);
+    Logged: ``loss/policy``, which does not say how well the policy does: with ``clip`` and centred advantages it is
+    near 0 however fast the policy learns, with ``log`` and ``cispo`` it is minus the covariance of A and log π;
     ``ratio``, the mean of ρ over own tokens; ``clipped_low`` and ``clipped_high``, the shares of own tokens whose ratio
     lies below the low clip with A < 0 and above the high one with A > 0 (with ``clip`` these teach nothing). All three
     are 1, 0 and 0 on the first pass over fresh rollouts.

@@ -7,6 +7,7 @@ and a half times that so that it is sharp on most screens.
 
 import functools
 import io
+import itertools
 import sys
 import textwrap
 import time
@@ -26,6 +27,7 @@ SPARE = ("#882255", "#999933", "#332288")
 
 ROLE_COLOURS = {"treatment": BLUE, "baseline": VERMILLION, "ablation": GREEN, "control": PURPLE, "base": GREY}
 KNOWN_ROLES = {"naive": "baseline", "random_reward": "control", **{role: role for role in ROLE_COLOURS}}
+LINE_STYLES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (5, 1.5, 1, 1.5)))  # with the colour: readable without it
 VERDICT_COLOURS = {"supported": BLUE, "contradicted": VERMILLION, "inconclusive": GREY}
 CELLS = {  # self-correction matrix: key -> (row, column, what happened, hue)
     "correct_correct": (0, 0, "stayed right", "#5B6B7A"),
@@ -167,14 +169,15 @@ def learning_curves(
             axes.set_visible(False)
             continue
         axes.set_title(metrics[i])
-        for arm, records in curves.items():
+        for (arm, records), style in zip(curves.items(), itertools.cycle(LINE_STYLES)):
             points = [(r[x], r[metrics[i]]) for r in records if r.get(x) is not None and r.get(metrics[i]) is not None]
             xs, ys = [p[0] for p in points], [float(p[1]) for p in points]
             if smooth > 1:
                 axes.plot(xs, ys, color=colours[arm], alpha=0.25, linewidth=0.9)
             # A single record is a dot, not an invisible line.
             marker = "o" if len(points) == 1 else None
-            axes.plot(xs, _running_mean(ys, smooth), color=colours[arm], label=arm, marker=marker, markersize=4)
+            line = {"color": colours[arm], "linestyle": style, "label": arm}
+            axes.plot(xs, _running_mean(ys, smooth), marker=marker, markersize=4, **line)
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.yaxis.set_major_locator(MaxNLocator(5))

@@ -1,0 +1,71 @@
+"""The speed benchmark runs, and compares like with like. No test is timed: ratios are for ``benchmarks/`` to print."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from minirl.experiments.registry import project_root
+
+SCRIPT = project_root() / "benchmarks" / "speed.py"
+SMALL = ["--sizes", "0.1M", "--repeats", "1", "--prompts", "2", "--samples", "2", "--tokens", "4"]
+
+
+@pytest.fixture(scope="module")
+def speed():
+    spec = importlib.util.spec_from_file_location("speed", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["speed"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def work(speed):
+    torch.manual_seed(0)
+    return speed.Workload("0.1M", prompts=3, samples=4, tokens=5, device="cpu")
+
+
+def test_it_prints_both_ratios():
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, str(SCRIPT), *SMALL], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = [line for line in done.stdout.splitlines() if line.startswith("| 0.1M")]
+    assert ["sampler" in lines[0], "TRL" in lines[1], len(lines)] == [True, True, 2]
+
+
+def test_both_samplers_write_the_same_number_of_attempts(speed, work):
+    # 12 attempts of at most 5 tokens; a stop token ends one early, seldom with random weights.
+    for sampler in (speed.our_sampler(work), speed.transformers_generate(work)):
+        assert 48 <= sampler() <= 60
+
+
+def test_our_step_is_one_update_with_trls_default_loss(speed, work):
+    method = speed.our_method()
+    learner = speed.our_learner(work)
+    (phase,) = method.phases(learner.train)
+    assert (phase.objective.surrogate, phase.objective.weight) == ("clip", "token")
+    before = [p.detach().clone() for p in work.policy.model.parameters()]
+    tokens = speed.our_step(work)()
+    assert 48 <= tokens <= 60
+    # The attempts of random weights all score 0, so only centred advantages of 0 arise: nothing may move.
+    assert all(torch.equal(a, b) for a, b in zip(before, work.policy.model.parameters(), strict=True))
+
+
+def test_summary_by_hand(speed):
+    # Ours: 100 tokens in 1, 2 and 4 s; theirs: 50 tokens in 2 s each. Rates 100, 50, 25 against 25: ratios 4, 2, 1.
+    ours, theirs = [(1.0, 100), (2.0, 100), (4.0, 100)], [(2.0, 50)] * 3
+    found = speed.summary(ours, theirs, flops=1e9, peak=1e9)
+    assert found["ratio"] == 2.0 and found["ratio_range"] == [1.0, 4.0]
+    assert found["limit_s"] == 1.0 and found["share_of_limit"] == 0.5 and found["ratio_at_limit"] == 2.0
+    assert found["ours_tokens_per_s"] == 50 and found["theirs_tokens_per_s"] == 25
+
+
+def test_the_page_shows_the_committed_results(speed):
+    text = (project_root() / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    start, end = speed.MARKERS
+    assert text.split(start)[1].split(end)[0].strip() == speed.page().strip()
+    assert list(speed.RESULTS.glob("*.json"))
