@@ -324,6 +324,7 @@ def draw(rows: list[dict], path: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import EngFormatter, FormatStrFormatter, LogLocator
 
     labels = {"prompts": "prompts", "tokens": "new tokens", "size": "parameters in matrix products"}
     figure, panels = plt.subplots(1, 3, figsize=(10, 3.2), layout="constrained")
@@ -332,7 +333,11 @@ def draw(rows: list[dict], path: Path) -> None:
         for who, marker in (("transformers", "s"), ("minirl", "o")):
             panel.plot([p["value"] for p in points], [p[who] for p in points], marker=marker, label=who)
         panel.set(xlabel=label, ylabel="seconds", xscale="log", yscale="log")
-        panel.grid(alpha=0.3, which="both")
+        panel.set_xticks([p["value"] for p in points], [EngFormatter(sep="", places=0)(p["value"]) for p in points])
+        panel.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+        panel.minorticks_off()
+        panel.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
+        panel.grid(alpha=0.3)
     panels[0].legend(frameon=False)
     figure.suptitle("Sampling: how time grows")
     figure.savefig(path, dpi=110)

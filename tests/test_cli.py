@@ -171,7 +171,7 @@ def test_bases_list(capsys):
     assert main(["bases", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if not line.startswith(" ")] == base_names() != []
-    assert sum("sampled/accuracy@1" in line for line in lines) == len(base_names())
+    assert sum(" parameters " in line for line in lines) == len(base_names())
 
 
 # --- Bases ----------------------------------------------------------------------------------------------------------

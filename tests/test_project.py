@@ -158,6 +158,9 @@ def check_papermill(words: list[str]) -> None:
 
 
 def check_python(words: list[str]) -> None:
+    if words[0].endswith(".py"):
+        subprocess.run([sys.executable, str(ROOT / words[0]), *words[1:], "--help"], check=True, capture_output=True)
+        return
     flag, module, *rest = words
     assert flag == "-m"
     if module == "venv":
