@@ -178,7 +178,7 @@ print(json.dumps([file for file in files if open(file).read().strip()]))
 def test_the_package_itself_holds_nothing_that_could_count():
     # It is left out of fingerprints, so it may quiet a warning and no more.
     tree = ast.parse((project_root() / "minirl" / "__init__.py").read_text(encoding="utf-8"))
-    docstring, *rest = tree.body
+    _docstring, *rest = tree.body
     assert [ast.unparse(node).split("(")[0] for node in rest] == ["import warnings", "warnings.filterwarnings"]
 
 
