@@ -424,11 +424,13 @@ def page() -> str:
         shares = {size: part["profile"] for size, part in results["sizes"].items() if part["profile"]}
         if shares:
             kinds = list(next(iter(shares.values())))
-            lines = ["| where one step's operator time goes | " + " | ".join(kinds) + " | update alone, s |"]
-            lines.append("|---|" + "---|" * (len(kinds) + 1))
+            lines = ["| one step | " + " | ".join(kinds) + " | update alone, s | ratio if all else were free |"]
+            lines.append("|---|" + "---|" * (len(kinds) + 2))
             for size, share in shares.items():
+                part = results["sizes"][size]
                 cells = " | ".join(f"{share[kind]:.0%}" for kind in kinds)
-                lines.append(f"| {size} | {cells} | {results['sizes'][size]['update_s']:.3f} |")
+                bound = part["step"]["theirs_s"] / (share["matrix products"] * part["step"]["ours_s"])
+                lines.append(f"| {size} | {cells} | {part['update_s']:.3f} | {bound:.1f} |")
             sections.append("\n".join(lines) + "\n")
         if (RESULTS / f"{path.stem}.png").exists():
             sections.append(f"![How sampling time grows with batch, length and size](results/{path.stem}.png)\n")

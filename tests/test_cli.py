@@ -174,6 +174,15 @@ def test_bases_list(capsys):
     assert sum(" parameters " in line for line in lines) == len(base_names())
 
 
+def test_a_reader_who_has_seen_enough_is_no_error():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "minirl", "bases", "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait(60) == 0
+
+
 # --- Bases ----------------------------------------------------------------------------------------------------------
 
 
