@@ -32,7 +32,7 @@ class SourceView:
             'color:#222;text-align:left">'
             f'<div style="font:12.5px {MONOSPACE};color:#0b62a3;background:#eef2f6;padding:5px 12px;'
             f'border-bottom:1px solid #d8dde3">{html.escape(self.name)}</div>'
-            f'<pre style="font:12.5px/1.45 {MONOSPACE};margin:0;padding:9px 12px;border:0;background:#fafbfc;'
+            f'<pre style="font:11.5px/1.5 {MONOSPACE};margin:0;padding:9px 10px;border:0;background:#fafbfc;'
             f'color:#222;overflow-x:auto;white-space:pre">{code}</pre></div>'
         )
 
