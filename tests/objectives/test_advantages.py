@@ -2,15 +2,12 @@
 
 import itertools
 import math
-import os
 from typing import get_args
-
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
 import pytest
 import torch
 from torch import tensor
+from trl_trainers import online_trainer
 
 from minirl.objectives.advantages import (
     Baseline,
@@ -20,6 +17,7 @@ from minirl.objectives.advantages import (
     return_to_go,
     spread_over_tokens,
 )
+from minirl.policy.models import tiny_llama
 
 # --- baselines ------------------------------------------------------------------------------------------------------
 
@@ -205,30 +203,10 @@ UNSCORED = [1.0, None, 0.0, 1.0, 0.5, None, None, None, None, None, 0.25, 3.0]
 
 def trl_advantages(directory, method, scores, **settings):
     """Advantages [12] from ``_generate_and_score_completions`` of TRL's trainer: it samples, the scores are ours."""
-    trl = pytest.importorskip("trl")
-    from datasets import Dataset
-
-    from minirl.policy.models import tiny_llama
-
-    trainer, config = {"grpo": (trl.GRPOTrainer, trl.GRPOConfig), "rloo": (trl.RLOOTrainer, trl.RLOOConfig)}[method]
-    policy, examples = tiny_llama(16, 1, 2), [{"prompt": "1+1=", "score": score} for score in scores]
-    trainer = trainer(
-        model=policy.model,
-        reward_funcs=lambda score, **columns: score,
-        args=config(
-            output_dir=directory,
-            use_cpu=True,
-            bf16=False,
-            report_to="none",
-            gradient_checkpointing=False,
-            beta=0.0,
-            max_completion_length=2,
-            num_generations=4,
-            per_device_train_batch_size=12,
-            **settings,
-        ),
-        train_dataset=Dataset.from_list(examples),
-        processing_class=policy.tokenizer,
+    examples = [{"prompt": "1+1=", "score": score} for score in scores]
+    sizes = {"max_completion_length": 2, "num_generations": 4, "per_device_train_batch_size": 12}
+    trainer = online_trainer(
+        method, tiny_llama(16, 1, 2), lambda score, **columns: score, examples, directory, **sizes, **settings
     )
     trainer.model.train()
     return trainer._generate_and_score_completions(examples)["advantages"]

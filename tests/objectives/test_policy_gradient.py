@@ -1,20 +1,18 @@
 """Policy-gradient objectives: by hand on five tokens, against TRL on a tiny Llama, and where they must agree."""
 
 import math
-import os
 from collections import defaultdict
-
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
 import pytest
 import torch
 from pydantic import ValidationError
 from torch import tensor
+from trl_trainers import online_trainer
 
 from minirl.objectives.kl import estimated_kl, kl_penalty
 from minirl.objectives.policy_gradient import OBJECTIVES, Objective, Totals, log_ratio, policy_gradient, token_weights
 from minirl.policy.logprobs import token_logprobs
+from minirl.policy.models import tiny_llama
 
 # --- by hand --------------------------------------------------------------------------------------------------------
 
@@ -314,47 +312,29 @@ TRL = {
 }
 
 
-def build(trainer, config, directory):
-    """One of TRL's trainers, on the CPU, around a tiny Llama whose distributions are far from uniform."""
-    from datasets import Dataset
-
-    from minirl.policy.models import tiny_llama
-
+def build(method, directory):
+    """One of TRL's trainers around a tiny Llama whose distributions are far from uniform."""
     policy = tiny_llama(16, 1, 2)
     with torch.no_grad():
         for parameter in policy.model.parameters():
             if parameter.dim() == 2:
                 parameter.mul_(15)  # initialised with a deviation of 0.02
-    args = config(
-        output_dir=directory,
-        use_cpu=True,
-        bf16=False,
-        report_to="none",
-        gradient_checkpointing=False,
-        beta=0.0,
-        max_completion_length=LONGEST,
-        num_generations=2,
-        per_device_train_batch_size=4,
-    )
-    return trainer(
-        model=policy.model,
-        reward_funcs=lambda **columns: [0.0] * len(columns["prompts"]),
-        args=args,
-        train_dataset=Dataset.from_list([{"prompt": "1+1="}] * 4),
-        processing_class=policy.tokenizer,
-    )
+    sizes = {"max_completion_length": LONGEST, "num_generations": 2, "per_device_train_batch_size": 4}
+
+    def no_reward(**columns):
+        return [0.0] * len(columns["prompts"])
+
+    return online_trainer(method, policy, no_reward, [{"prompt": "1+1="}] * 4, directory, **sizes)
 
 
 @pytest.fixture(scope="module")
 def grpo_trainer(tmp_path_factory):
-    trl = pytest.importorskip("trl")
-    return build(trl.GRPOTrainer, trl.GRPOConfig, tmp_path_factory.mktemp("grpo"))
+    return build("grpo", tmp_path_factory.mktemp("grpo"))
 
 
 @pytest.fixture(scope="module")
 def rloo_trainer(tmp_path_factory):
-    trl = pytest.importorskip("trl")
-    return build(trl.RLOOTrainer, trl.RLOOConfig, tmp_path_factory.mktemp("rloo"))
+    return build("rloo", tmp_path_factory.mktemp("rloo"))
 
 
 def trl_inputs(model, advantage_shape="token"):
