@@ -15,7 +15,7 @@ per seed (:class:`~minirl.errors.RunError`), whose metrics must equal the means 
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -444,13 +444,18 @@ def _condition_json(result: ConditionResult) -> dict[str, Any]:
     return entry | ({"order": list(condition.order)} if condition.order else {})
 
 
-_HOLDS_WHEN: dict[str, Callable[[float], str]] = {
-    "superiority": lambda margin: f"> {margin:g}",
-    "noninferiority": lambda margin: f"> {-margin:g}",
-    "equivalence": lambda margin: f"within ±{margin:g}",
-    "null": lambda margin: f"no effect: within ±{margin:g}",
-    "trend": lambda margin: f"slope > {margin:g}",
+_SIGNS = {
+    "superiority": "> ",
+    "noninferiority": "> −",
+    "equivalence": "within ±",
+    "null": "no effect: within ±",
+    "trend": "slope > ",
 }
+
+
+def holds_when(kind: str, margin: float) -> str:
+    """The region of effects that satisfies a condition, in symbols."""
+    return f"{_SIGNS[kind]}{margin:g}"
 
 
 def render_verdict_table(entry: Mapping[str, Any]) -> str:
@@ -463,7 +468,7 @@ def render_verdict_table(entry: Mapping[str, Any]) -> str:
             arms = " vs ".join(filter(None, (condition["treatment"], condition["comparator"])))
         low, high = condition["interval"]
         ends = f"[{'-∞' if low is None else f'{low:+.4f}'}, {'+∞' if high is None else f'{high:+.4f}'}]"
-        holds = _HOLDS_WHEN[condition["kind"]](condition["margin"])
+        holds = holds_when(condition["kind"], condition["margin"])
         lines.append(
             f"| {condition['metric']} | {arms} | {holds} | {condition['effect']:+.4f} {ends} | {condition['verdict']} |"
         )

@@ -11,7 +11,7 @@ from typing import Any
 
 from minirl.errors import ConfigError, RunError
 from minirl.evaluation.intervals import item_interval, t_interval
-from minirl.experiments.claims import Claim, evaluate_claim, load_claim, sha256_of, to_json
+from minirl.experiments.claims import Claim, evaluate_claim, holds_when, load_claim, sha256_of, to_json
 from minirl.experiments.fingerprint import changes, fingerprint
 from minirl.experiments.registry import Technique, claim_path, label, project_root, technique, techniques
 from minirl.experiments.run import load_experiment
@@ -122,7 +122,8 @@ def seed_table(slug: str, results: Mapping[str, Any]) -> str:
             done = entry["conditions"][i]
             committed = _effect(done)
             verdict = done["verdict"]
-        lines.append(f"| {condition.metric} | {arms} | {holds_when(condition)} | {here} | {committed} | {verdict} |")
+        holds = holds_when(condition.kind, condition.margin)
+        lines.append(f"| {condition.metric} | {arms} | {holds} | {here} | {committed} | {verdict} |")
     if entry:
         badge = " — **stale**, something it depends on has changed" if entry["stale"] else ""
         lines += ["", f"Claim over seeds {entry['seeds']}, {entry['items']} items: **{entry['verdict']}**{badge}."]
@@ -134,12 +135,6 @@ def _effect(condition: Mapping[str, Any]) -> str:
     low, high = condition["interval"]
     ends = f"[{'−∞' if low is None else f'{low:+.3f}'}, {'+∞' if high is None else f'{high:+.3f}'}]"
     return f"{condition['effect']:+.3f} {ends}"
-
-
-def holds_when(condition: Any) -> str:
-    """The registered region of a condition, in symbols."""
-    sign = {"superiority": "> ", "trend": "slope > ", "noninferiority": "> −"}.get(condition.kind, "within ±")
-    return f"{sign}{condition.margin:g}"
 
 
 def publish(slug: str, tier: str, directories: list[Path], variant: str = "") -> Path:

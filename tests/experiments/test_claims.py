@@ -14,6 +14,7 @@ from minirl.evaluation.intervals import Interval, crossed_bootstrap, t_interval
 from minirl.experiments.claims import (
     Condition,
     evaluate_claim,
+    holds_when,
     load_claim,
     render_verdict_table,
     sha256_of,
@@ -494,6 +495,12 @@ def test_verdict_table(tmp_path):
         "| m | score vs naive | > 0.02 | +0.5000 [+0.5000, +0.5000] | supported |",
         "| m | naive → shuffled → score | slope > 0.01 | +0.2500 [+0.2500, +0.2500] | supported |",
         "| m | score | within ±0.5 | +0.7500 [+0.7500, +0.7500] | contradicted |",
-        "| m | score vs naive | > -0.25 | +0.5000 [+0.5000, +0.5000] | supported |",
+        "| m | score vs naive | > −0.25 | +0.5000 [+0.5000, +0.5000] | supported |",
         "| m | score vs naive | no effect: within ±0.25 | +0.5000 [+0.5000, +0.5000] | contradicted |",
     ]
+
+
+def test_holds_when():
+    kinds = ("superiority", "noninferiority", "equivalence", "null", "trend")
+    words = [holds_when(kind, 0.02) for kind in kinds]
+    assert words == ["> 0.02", "> −0.02", "within ±0.02", "no effect: within ±0.02", "slope > 0.02"]
