@@ -106,7 +106,7 @@ def list_techniques(options: argparse.Namespace) -> None:
 def reproduce(options: argparse.Namespace) -> int:
     from minirl.experiments import runner
     from minirl.experiments.claims import load_claim
-    from minirl.experiments.registry import claim_path, technique
+    from minirl.experiments.registry import governing_claim, technique
     from minirl.experiments.report import publish, seed_table
     from minirl.experiments.run import load_experiment
     from minirl.experiments.rundir import read_json
@@ -115,7 +115,7 @@ def reproduce(options: argparse.Namespace) -> int:
         load_experiment(slug, options.tier, options.set)  # all mistakes show before the first run starts
     status = 0
     for slug in options.slugs:
-        claim = claim_path(technique(slug), "tiny")
+        claim = governing_claim(technique(slug), options.tier)
         seeds = runner.parse_seeds(options.seeds) if options.seeds else list(load_claim(claim).seeds)
         jobs = runner.reproduce(
             slug,
@@ -146,10 +146,10 @@ def reproduce(options: argparse.Namespace) -> int:
 def sweep(options: argparse.Namespace) -> None:
     from minirl.experiments import runner
     from minirl.experiments.claims import load_claim
-    from minirl.experiments.registry import claim_path, technique
+    from minirl.experiments.registry import governing_claim, technique
     from minirl.experiments.report import publish
 
-    claim = load_claim(claim_path(technique(options.slug), "tiny"))
+    claim = load_claim(governing_claim(technique(options.slug), options.tier))
     seeds = runner.parse_seeds(options.seeds) if options.seeds else list(claim.seeds)
     directories = runner.sweep(
         options.slug,

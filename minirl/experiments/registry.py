@@ -103,6 +103,12 @@ def claim_path(item: Technique, tier: str) -> Path:
     return item.reproduction / ("claim.yaml" if tier == "tiny" else f"claim-{tier}.yaml")
 
 
+def governing_claim(item: Technique, tier: str) -> Path:
+    """The claim that says which seeds and conditions a run at ``tier`` is about: its own, or else that at tiny."""
+    own = claim_path(item, tier)
+    return own if own.exists() else claim_path(item, "tiny")
+
+
 def load_module(item: Technique):
     """The technique's Python module."""
     return importlib.import_module(f"minirl.techniques.{item.family}.{module_name(item.slug)}")

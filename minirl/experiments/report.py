@@ -13,7 +13,15 @@ from minirl.errors import ConfigError, RunError
 from minirl.evaluation.intervals import item_interval, t_interval
 from minirl.experiments.claims import Claim, evaluate_claim, holds_when, load_claim, sha256_of, to_json
 from minirl.experiments.fingerprint import changes, fingerprint
-from minirl.experiments.registry import Technique, claim_path, label, project_root, technique, techniques
+from minirl.experiments.registry import (
+    Technique,
+    claim_path,
+    governing_claim,
+    label,
+    project_root,
+    technique,
+    techniques,
+)
 from minirl.experiments.run import load_experiment
 from minirl.experiments.rundir import read_json, write_atomically, write_json, write_json_compact
 
@@ -102,8 +110,7 @@ def seed_effects(claim: Claim, results: Mapping[str, Any]) -> list[dict[str, Any
 def seed_table(slug: str, results: Mapping[str, Any]) -> str:
     """Markdown: this seed's effects beside the committed verdict over all seeds."""
     item, tier = technique(slug), results["tier"]
-    path = claim_path(item, "tiny")
-    claim = load_claim(path)
+    claim = load_claim(governing_claim(item, tier))
     entry = claim_entry(item, claim.tier)
     lines = [
         f"| metric | arms | registered | seed {results['seed']}, {tier} [95 % items] | all seeds [95 %] | verdict |",
@@ -147,7 +154,7 @@ def publish(slug: str, tier: str, directories: list[Path], variant: str = "") ->
     target = results_directory(item, tier, variant)
     documents = [_with_manifest(directory) for directory in directories]
     seeds = sorted(document["seed"] for document in documents)
-    registered = load_claim(claim_path(item, "tiny" if variant else tier)).seeds
+    registered = load_claim(governing_claim(item, tier) if variant else claim_path(item, tier)).seeds
     if seeds != sorted(registered):
         raise RunError(f"publishing needs exactly the registered seeds {list(registered)}, got {seeds}")
     target.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ from minirl.cli import main
 from minirl.errors import ConfigError, RunError
 from minirl.experiments.claims import load_claim, sha256_of
 from minirl.experiments.fingerprint import fingerprint
-from minirl.experiments.registry import claim_path, project_root, technique, techniques
+from minirl.experiments.registry import claim_path, governing_claim, project_root, technique, techniques
 from minirl.experiments.report import (
     BEGIN,
     END,
@@ -282,6 +282,8 @@ def test_a_tier_with_one_seed_has_no_bounded_interval(root):
     tiny = yaml.safe_load((folder / "tiny.yaml").read_text())
     (folder / "small.yaml").write_text(yaml.safe_dump({**tiny, "tier": "small"}))
     (folder / "claim-small.yaml").write_text(yaml.safe_dump({**CLAIM, "tier": "small", "seeds": [0]}))
+    assert governing_claim(technique("score"), "small").name == "claim-small.yaml"
+    assert governing_claim(technique("score"), "smoke").name == "claim.yaml"  # smoke runs the seeds of tiny
     publish("score", "small", [run_directory(root, 0, tier="small")])
     assert "| small | delta +0.172 [−∞, +∞] | **inconclusive** | 1 |" in coverage_table()
     assert read_json(folder / "results" / "small" / "summary.json")["stale"] is False
