@@ -19,7 +19,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -36,10 +35,12 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 import torch
 
 from minirl.config import TaskConfig, TrainConfig
+from minirl.experiments.run import peak_mb
 from minirl.loops import Learner, online, policy_losses
 from minirl.policy.logprobs import pad_rows
 from minirl.policy.models import tiny_llama
 from minirl.policy.sampler import complete, make_decoder
+from minirl.rollouts.episodes import roll_out
 from minirl.tasks import Item, Task, get
 from minirl.tasks.countdown import Countdown
 from minirl.techniques.baselines import MultiTurnRL
@@ -280,17 +281,6 @@ def peak_memory(arguments: argparse.Namespace, size: str, who: str) -> float:
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
-def own_peak_mb(device: str) -> float:
-    """MiB at the peak. On Linux from /proc, because ``getrusage`` starts from what the parent process had."""
-    if device != "cpu":
-        return torch.cuda.max_memory_allocated() / 2**20
-    status = Path("/proc/self/status")
-    if status.exists():
-        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
-        return int(line.split()[1]) / 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-
-
 def run_for_memory(work: Workload, who: str) -> None:
     if who == "ours":
         step = our_step(work)
@@ -298,7 +288,7 @@ def run_for_memory(work: Workload, who: str) -> None:
             step()
     else:
         trl_steps(work, 3, lambda: None)
-    print(own_peak_mb(work.device))
+    print(peak_mb() if work.device == "cpu" else torch.cuda.max_memory_allocated() / 2**20)
 
 
 def growth(arguments: argparse.Namespace) -> list[dict]:
@@ -361,8 +351,6 @@ def profile(work: Workload) -> dict[str, float]:
     for event in recorded.key_averages():
         name = event.key
         kind = next((kind for kind, words in kinds.items() if any(word in name for word in words)), "other")
-        if name in ("aten::mm", "aten::addmm"):
-            kind = "matrix products"
         shares[kind] += event.self_cpu_time_total
     total = sum(shares.values())
     return {kind: round(value / total, 3) for kind, value in shares.items()}
@@ -373,8 +361,6 @@ def update_alone(work: Workload) -> float:
     learner = our_learner(work)
     method = our_method()
     (phase,) = method.phases(learner.train)
-    from minirl.rollouts.episodes import roll_out
-
     generator = learner.generator(0, "sampling")
     rollouts = roll_out(work.policy, learner.task, work.items, samples=work.samples, generator=generator)
     credit = phase.credit(rollouts)

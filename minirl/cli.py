@@ -103,10 +103,19 @@ def list_techniques(options: argparse.Namespace) -> None:
         print(f"{t.slug:<16} {t.family:<16} tiers {', '.join(t.tiers())} · {verdicts}\n    {t.title}")
 
 
-def reproduce(options: argparse.Namespace) -> int:
-    from minirl.experiments import runner
+def seeds_asked_for(options: argparse.Namespace, slug: str) -> list[int]:
+    """The seeds of ``--seeds``, or those that the claim registers."""
     from minirl.experiments.claims import load_claim
     from minirl.experiments.registry import governing_claim, technique
+    from minirl.experiments.runner import parse_seeds
+
+    if options.seeds:
+        return parse_seeds(options.seeds)
+    return list(load_claim(governing_claim(technique(slug), options.tier)).seeds)
+
+
+def reproduce(options: argparse.Namespace) -> int:
+    from minirl.experiments import runner
     from minirl.experiments.report import publish, seed_table
     from minirl.experiments.run import load_experiment
     from minirl.experiments.rundir import read_json
@@ -115,8 +124,7 @@ def reproduce(options: argparse.Namespace) -> int:
         load_experiment(slug, options.tier, options.set)  # all mistakes show before the first run starts
     status = 0
     for slug in options.slugs:
-        claim = governing_claim(technique(slug), options.tier)
-        seeds = runner.parse_seeds(options.seeds) if options.seeds else list(load_claim(claim).seeds)
+        seeds = seeds_asked_for(options, slug)
         jobs = runner.reproduce(
             slug,
             options.tier,
@@ -145,12 +153,9 @@ def reproduce(options: argparse.Namespace) -> int:
 
 def sweep(options: argparse.Namespace) -> None:
     from minirl.experiments import runner
-    from minirl.experiments.claims import load_claim
-    from minirl.experiments.registry import governing_claim, technique
     from minirl.experiments.report import publish
 
-    claim = load_claim(governing_claim(technique(options.slug), options.tier))
-    seeds = runner.parse_seeds(options.seeds) if options.seeds else list(claim.seeds)
+    seeds = seeds_asked_for(options, options.slug)
     directories = runner.sweep(
         options.slug,
         options.tier,

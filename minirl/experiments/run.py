@@ -22,6 +22,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import resource
 import shutil
 import subprocess
@@ -377,7 +378,14 @@ def _without_torn_line(path: Path) -> Path:
 
 
 def peak_mb() -> int:
-    """The most memory this process has held, in MiB."""
+    """The most memory this process has held, in MiB.
+
+    On Linux from /proc, because there ``getrusage`` starts from what the parent held when it started the process.
+    """
+    status = Path("/proc/self/status")
+    peak = re.search(r"^VmHWM:\s*(\d+) kB$", status.read_text(), re.MULTILINE) if status.exists() else None
+    if peak:
+        return round(int(peak[1]) / 1024)
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / RSS_UNITS_PER_MB)
 
 

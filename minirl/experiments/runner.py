@@ -146,8 +146,6 @@ def _start(job: Job, slug: str, tier: str, overrides: list[str], threads: int) -
         "PYTHONDONTWRITEBYTECODE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-        # Notebooks are published, and warnings come with paths of this machine. Widgets are not missed.
-        "PYTHONWARNINGS": ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), "ignore:IProgress not found"))),
     }
     with open(job.directory / "log.txt", "wb") as log:
         job.process = subprocess.Popen(

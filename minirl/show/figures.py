@@ -176,8 +176,8 @@ def learning_curves(
                 axes.plot(xs, ys, color=colours[arm], alpha=0.25, linewidth=0.9)
             # A single record is a dot, not an invisible line.
             marker = "o" if len(points) == 1 else None
-            line = {"color": colours[arm], "linestyle": style, "label": arm}
-            axes.plot(xs, _running_mean(ys, smooth), marker=marker, markersize=4, **line)
+            means = _running_mean(ys, smooth)
+            axes.plot(xs, means, color=colours[arm], linestyle=style, label=arm, marker=marker, markersize=4)
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.yaxis.set_major_locator(MaxNLocator(5))

@@ -167,11 +167,13 @@ class ListPrograms(Task):
         """``example`` shows the first example that fails, with the output the program really gave:
         ``-53178>31785!53178>87135;…=``. The output is ``?`` if the answer is no program, and may be empty. Where only
         hidden inputs fail there is nothing to show: ``-!53178>…``."""
-        failure = self.first_failure(item, completion)
-        if grade != "example" or failure is None:
-            return super().feedback(item, completion, "binary" if grade == "example" else grade)
-        shown = ""
-        for values, _ in _read(item.prompt)[failure : failure + 1]:
-            output = run(completion.strip(), values)
-            shown = f"{_digits(values)}>{'?' if output is None else _digits(output)}"
-        return f"-{shown}!{item.prompt}"
+        if grade != "example":
+            return super().feedback(item, completion, grade)
+        failure, examples = self.first_failure(item, completion), _read(item.prompt)
+        if failure is None:
+            return f"+{item.prompt}"
+        if failure == len(examples):
+            return f"-!{item.prompt}"
+        values, _ = examples[failure]
+        output = run(completion.strip(), values)
+        return f"-{_digits(values)}>{'?' if output is None else _digits(output)}!{item.prompt}"

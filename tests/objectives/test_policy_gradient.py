@@ -6,6 +6,7 @@ from collections import defaultdict
 import pytest
 import torch
 from pydantic import ValidationError
+from splits import assert_parts_add_up
 from torch import tensor
 from trl_trainers import online_trainer
 
@@ -152,11 +153,7 @@ def test_micro_batches_add_up_to_the_batch(objective):
     tensors, totals = batch()
     assert len(set(tensors[3].sum(1).tolist())) > 1  # rows of unequal length
     whole, whole_stats = policy_gradient(*tensors, OBJECTIVES[objective], totals)
-    parts = pieces(tensors, totals, objective, [1, 3, 2])
-    loss = sum(loss for loss, _ in parts)
-    torch.testing.assert_close(loss, whole)
-    torch.testing.assert_close(torch.autograd.grad(loss, tensors[0]), torch.autograd.grad(whole, tensors[0]))
-    assert {name: sum(stats[name] for _, stats in parts) for name in whole_stats} == pytest.approx(whole_stats)
+    assert_parts_add_up((whole, whole_stats), pieces(tensors, totals, objective, [1, 3, 2]), tensors[0])
     if objective != "reinforce":
         assert whole_stats["clipped_high"] > 0
 

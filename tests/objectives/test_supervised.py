@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from splits import assert_parts_add_up
 
 from minirl.objectives.supervised import cross_entropy, raft, reward_weighted_regression, reward_weights, rft, star
 from minirl.policy.logprobs import token_logprobs
@@ -46,14 +47,8 @@ def test_micro_batches_add_up_to_the_batch(objective):
     _, loss_of = parts_of(objective)
     logprobs = -torch.rand(6, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     logprobs.requires_grad_()
-    whole, whole_stats = loss_of(logprobs, slice(None))
-    (whole_gradient,) = torch.autograd.grad(whole, logprobs)
     parts = [loss_of(logprobs, s) for s in (slice(0, 1), slice(1, 4), slice(4, 6))]  # both groups are cut
-    for loss, _ in parts:
-        loss.backward()
-    torch.testing.assert_close(sum(loss for loss, _ in parts), whole)
-    torch.testing.assert_close(logprobs.grad, whole_gradient)
-    assert {name: sum(stats[name] for _, stats in parts) for name in whole_stats} == pytest.approx(whole_stats)
+    assert_parts_add_up(loss_of(logprobs, slice(None)), parts, logprobs)
 
 
 @pytest.mark.checks("mask")

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from splits import assert_parts_add_up
 from torch import tensor
 
 from minirl.objectives.advantages import return_to_go
@@ -146,13 +147,9 @@ def test_micro_batches_add_up_to_the_batch(clip):
     generator = torch.Generator().manual_seed(0)
     values, before, targets = torch.randn(3, 6, 4, generator=generator, dtype=torch.float64).requires_grad_()
     own = torch.rand(6, 4, generator=generator) > 0.4
-    whole, whole_stats = value_loss(values, before, targets, own, int(own.sum()), clip)
     split = zip(*(t.split([1, 3, 2]) for t in (values, before, targets, own)), strict=True)
     parts = [value_loss(*piece, int(own.sum()), clip) for piece in split]
-    loss = sum(loss for loss, _ in parts)
-    torch.testing.assert_close(loss, whole)
-    torch.testing.assert_close(torch.autograd.grad(loss, values), torch.autograd.grad(whole, values))
-    assert {name: sum(stats[name] for _, stats in parts) for name in whole_stats} == pytest.approx(whole_stats)
+    assert_parts_add_up(value_loss(values, before, targets, own, int(own.sum()), clip), parts, values)
 
 
 # --- both together: two steps, two actions --------------------------------------------------------------------------
