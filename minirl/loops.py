@@ -18,14 +18,15 @@ from torch import Tensor
 
 from minirl.config import TaskConfig, TrainConfig
 from minirl.errors import TrainingError
+from minirl.objectives.distillation import align, distillation
 from minirl.objectives.kl import EXACT_UP_TO, estimated_kl, exact_kl, kl_penalty
 from minirl.objectives.policy_gradient import Objective, Totals, policy_gradient, token_weights
 from minirl.objectives.supervised import cross_entropy
 from minirl.policy.logprobs import entropy, token_logprobs
 from minirl.policy.models import Policy, follow
-from minirl.rollouts.episodes import Rollouts, roll_out
+from minirl.rollouts.episodes import Rollouts
 from minirl.tasks import Item, get
-from minirl.techniques.base import Credit, OnlinePhase, Phase, SupervisedPhase
+from minirl.techniques.base import Credit, OnlinePhase, Phase, SupervisedPhase, Teacher, episodes
 
 Record = dict[str, Any]
 
@@ -102,17 +103,10 @@ def run_phases(learner: Learner, phases: list[Phase]) -> Iterator[Record]:
 def online(learner: Learner, phase: OnlinePhase, last: int) -> Iterator[Record]:
     """Policy-gradient updates ``learner.updates_done`` … ``last`` − 1 on fresh rollouts."""
     train = learner.train
+    roll_out = phase.roll_out or episodes(train)
     for update in range(learner.updates_done, last):
-        rollouts = roll_out(
-            learner.policy,
-            learner.task,
-            learner.problems(update, train.prompts),
-            turns=train.turns,
-            samples=train.samples,
-            generator=learner.generator(update, "sampling"),
-            temperature=train.temperature,
-            feedback=train.feedback,
-        )
+        items, noise = learner.problems(update, train.prompts), learner.generator(update, "sampling")
+        rollouts = roll_out(learner.policy, learner.task, items, generator=noise)
         learner.generated_tokens += rollouts.generated_tokens()
         stats = rollout_stats(rollouts)
         if phase.shuffle_scores:
@@ -121,7 +115,7 @@ def online(learner: Learner, phase: OnlinePhase, last: int) -> Iterator[Record]:
         credit = phase.credit(rollouts)
         for _ in range(train.passes):
             losses: dict[str, float] = {}  # of the last pass
-            norm = learner.step(policy_losses(learner, rollouts, credit, phase.objective, losses))
+            norm = learner.step(policy_losses(learner, credit.sequences or rollouts, credit, phase.objective, losses))
         follow(learner.reference, learner.policy, phase.reference_decay)
         learner.updates_done += 1
         yield {**stats, **credit.stats, **losses, **norm}
@@ -132,10 +126,11 @@ def policy_losses(
 ) -> Iterator[Tensor]:
     """The loss of every micro-batch; they add up to the loss of the whole batch, whose values end up in ``stats``.
 
-    The normalisers are those of the whole batch: token weights do not depend on the split. Logged besides the loss:
-    ``entropy`` per own token, and ``kl@t``, the divergence from the reference summed over attempt t, per episode.
+    ``rollouts`` are the sequences to learn from. The normalisers are those of the whole batch: token weights do not
+    depend on the split. Logged besides the loss: ``entropy`` per own token, and ``kl@t``, the divergence from the
+    reference summed over attempt t, per episode.
     """
-    policy, train, samples = learner.policy, learner.train, learner.train.samples
+    policy, train, samples = learner.policy, learner.train, rollouts.samples
     totals = Totals(len(rollouts.items), rollouts.generated_tokens(), rollouts.longest)
     penalised = bool(credit.kl.any())  # else there is no need to ask the reference
     shared, size = rollouts.shared, piece(totals.episodes, samples, train.micro_batches)
@@ -154,15 +149,36 @@ def policy_losses(
             if train.kl == "exact" or (train.kl is None and logits.shape[-1] <= EXACT_UP_TO):
                 kl = exact_kl(logits, reference_logits)
             else:
-                kl = estimated_kl(logprobs, token_logprobs(reference_logits, ids[:, columns]), train.kl or "k2")
+                # Nothing may overflow at a token that does not count: NaN there would survive any mask.
+                theirs = token_logprobs(reference_logits, ids[:, columns]).where(own, 0.0)
+                kl = estimated_kl(logprobs.where(own, 0.0), theirs, train.kl or "k2")
             weights = token_weights(own, objective.weight, totals)
             loss = loss + kl_penalty(kl, credit.kl[rows, columns], weights, own)
             for turn in range(rollouts.scores.shape[1]):
                 parts[f"kl@{turn + 1}"] = kl.detach()[turns == turn].sum().item() / totals.episodes
+        if credit.teacher is not None:
+            taught, said = teacher_loss(learner, credit.teacher, rows, logits, own)
+            loss, parts = loss + taught, {**parts, **said}
         parts["entropy"] = entropy(logits.detach())[own].sum().item() / totals.tokens
         for name, value in parts.items():
             stats[name] = stats.get(name, 0.0) + value
         yield loss
+
+
+def teacher_loss(
+    learner: Learner, teacher: Teacher, rows: Tensor, logits: Tensor, own: Tensor
+) -> tuple[Tensor, dict[str, float]]:
+    """The divergence of ``logits`` [B, L, V] at own tokens [B, L] of ``rows`` from what the reference says there after
+    the teacher's context; the mean over all tokens of the batch that have a teacher."""
+    tokens = max(1, int(teacher.own[teacher.known].sum()))
+    known = teacher.known[rows]
+    if not known.any():
+        return logits.new_zeros(()), {}
+    ids, their_own = teacher.ids[rows][known], teacher.own[rows][known]
+    with torch.no_grad():
+        teacher_logits = learner.reference.logits(ids[:, :-1])
+    ours, theirs, mask = align(logits[known], own[known], teacher_logits / learner.train.temperature, their_own[:, 1:])
+    return distillation(ours, theirs, mask, tokens, beta=teacher.beta)
 
 
 def piece(episodes: int, samples: int, micro_batches: int) -> int:
@@ -199,9 +215,15 @@ def supervised(learner: Learner, phase: SupervisedPhase, first: int, last: int) 
 
 
 def rollout_stats(rollouts: Rollouts) -> dict[str, float]:
-    """``accuracy@t`` per turn and, with several turns, ``copy_rate``: last attempt equal to the one before."""
-    stats = {f"accuracy@{t + 1}": score for t, score in enumerate(rollouts.scores.mean(0).tolist())}
-    if rollouts.scores.shape[1] > 1:
-        copied = [answers[-1] == answers[-2] for answers in rollouts.answers]
+    """``accuracy@t`` per turn and, with several turns, ``copy_rate``: last attempt equal to the one before.
+
+    Of an episode that ended early the last score stays. The copy rate is over the episodes that had a second attempt.
+    """
+    turns = torch.arange(rollouts.scores.shape[1], device=rollouts.scores.device)
+    latest = (turns * rollouts.alive).cummax(1).values  # [B, turns]: the last attempt made by then
+    scores = rollouts.scores.gather(1, latest)
+    stats = {f"accuracy@{t + 1}": score for t, score in enumerate(scores.mean(0).tolist())}
+    copied = [answers[-1] == answers[-2] for answers in rollouts.answers if len(answers) > 1]
+    if copied:
         stats["copy_rate"] = sum(copied) / len(copied)
     return stats

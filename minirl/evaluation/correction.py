@@ -17,22 +17,12 @@ distinct_answers       mean number of different answers in an episode
 ``accuracy@2 = accuracy@1 · confidence_level + (1 − accuracy@1) · critique_level``.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-import torch
-
+from minirl.evaluation.attempts import Evaluation, attempt_all
 from minirl.policy.models import Policy
-from minirl.rollouts.episodes import Rollouts, roll_out
+from minirl.rollouts.episodes import Rollouts
 from minirl.tasks import Item, Task
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """``metrics`` over all items, and ``items``: the per-item values whose means they are, for intervals."""
-
-    metrics: dict[str, float]
-    items: dict[str, list[int]]
-    generated_tokens: int
 
 
 def correction_metrics(rollouts: Rollouts) -> Evaluation:
@@ -45,7 +35,7 @@ def correction_metrics(rollouts: Rollouts) -> Evaluation:
         raise ValueError("the correction matrix needs episodes of at least two attempts")
     first, last = (rollouts.scores[:, t].round().int().tolist() for t in (0, -1))
     copied = [int(answers[-1] == answers[-2]) for answers in rollouts.answers]
-    items = {
+    items: dict[str, Sequence[float]] = {
         "accuracy@1": first,
         "accuracy@2": last,
         "delta": [b - a for a, b in zip(first, last, strict=True)],
@@ -87,33 +77,8 @@ def evaluate_correction(
     batch: int = 256,
     feedback: str = "nudge",
 ) -> tuple[Evaluation, Rollouts]:
-    """One episode per item; the noise of item i depends on (seed, i) alone, whatever ``batch`` is.
-
-    ``temperature`` 0 decodes greedily. Returns the evaluation and the rollouts of the first batch, to read.
-    """
-    generator = torch.Generator().manual_seed(seed) if temperature > 0 else None
-    parts = [
-        roll_out(
-            policy,
-            task,
-            items[start : start + batch],
-            turns=turns,
-            generator=generator,
-            temperature=temperature or 1.0,
-            feedback=feedback,
-        )
-        for start in range(0, len(items), batch)
-    ]
-    counts = [correction_metrics(part) for part in parts]
-    whole = Rollouts(
-        ids=torch.zeros(len(items), 0),
-        turn=torch.zeros(len(items), 0),
-        logprobs=torch.zeros(len(items), 0),
-        scores=torch.cat([part.scores for part in parts]),
-        group=torch.arange(len(items)),
-        answers=[answers for part in parts for answers in part.answers],
-        items=items,
-        longest=parts[0].longest,
+    """One episode per item (:func:`~minirl.evaluation.attempts.attempt_all`): its matrix, and the rollouts to read."""
+    rollouts = attempt_all(
+        policy, task, items, seed=seed, turns=turns, temperature=temperature, batch=batch, feedback=feedback
     )
-    result = correction_metrics(whole)
-    return Evaluation(result.metrics, result.items, sum(count.generated_tokens for count in counts)), parts[0]
+    return correction_metrics(rollouts), rollouts

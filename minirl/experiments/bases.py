@@ -12,13 +12,13 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from minirl.config import Strict, TaskConfig, load_model, nearest
 from minirl.errors import ConfigError
+from minirl.evaluation.attempts import evaluate_attempts
 from minirl.evaluation.correction import evaluate_correction
 from minirl.objectives.supervised import cross_entropy
 from minirl.policy.logprobs import pad_rows, token_logprobs
@@ -32,17 +32,21 @@ CORPUS_SEED = 1_000_003  # items of this seed belong to pretraining; runs and ev
 class Recipe(Strict):
     """How a base is made: a small Llama, fresh or continued from another base, imitates episodes.
 
-    An attempt contains a typical mistake (``Task.corrupt``) with probability ``mistake``, and each of its characters is
-    replaced by a random one with probability ``slip``. In tasks that define ``careless``, because their answers go step
-    by step, ``mistake`` is the probability per step. With two ``turns``, a second attempt repeats the first with
-    probability ``repeat``, and else is a new one, as careless as the first. Problems are drawn from all ``levels``
-    alike (if not given: from ``task.level``). With ``whole_text`` prompts are learned as well as attempts: where a
-    prompt holds examples, guessing the next one is what teaches to read them.
+    A first attempt is a careless one (``Task.careless`` at the rate ``mistake``), each of whose characters is replaced
+    by a random one with probability ``slip``. With several ``turns`` there is feedback of the grade ``feedback`` after
+    each attempt, and the next one repeats the attempt before with probability ``repeat``; if not, it makes use of what
+    has been said (``Task.revise``) with probability ``heed``, and else is a new careless one. With ``until_solved`` a
+    text ends with the first right answer.
+
+    Problems are drawn from all ``levels`` alike (if not given: from ``task.level``). With ``whole_text`` prompts are
+    learned as well as attempts: where a prompt holds examples, guessing the next one is what teaches to read them.
     """
 
     task: TaskConfig
     levels: list[PositiveInt] | None = Field(default=None, min_length=1)
-    turns: Literal[1, 2] = 2
+    turns: PositiveInt = 2
+    feedback: str = "nudge"
+    until_solved: bool = False
     whole_text: bool = False
     continues: str | None = None  # a shipped base; the sizes are then its own
     hidden: PositiveInt = 96
@@ -55,6 +59,7 @@ class Recipe(Strict):
     mistake: float = Field(ge=0, le=1)
     slip: float = Field(ge=0, le=1)
     repeat: float = Field(default=1.0, ge=0, le=1)
+    heed: float = Field(default=0.0, ge=0, le=1)
     seed: int = 0
 
     @property
@@ -70,13 +75,14 @@ def load_recipe(name: str) -> Recipe:
     return load_model(directory / "recipe.yaml", Recipe)
 
 
-def careless_attempt(task: Task, item: Item, recipe: Recipe, rng: random.Random) -> str:
-    """The right answer, with a mistake and slips as often as the recipe says."""
-    careless = getattr(task, "careless", None)
-    if careless is not None:
-        answer = careless(item, rng, recipe.mistake)
+def demonstration(task: Task, item: Item, history: list[tuple[str, str]], recipe: Recipe, rng: random.Random) -> str:
+    """The next attempt after ``history``: earlier attempts, each with its feedback."""
+    if history and rng.random() < recipe.repeat:
+        return history[-1][0]
+    if history and recipe.heed and rng.random() < recipe.heed:
+        answer = task.revise(item, history, rng, recipe.mistake)
     else:
-        answer = task.corrupt(item, rng) if rng.random() < recipe.mistake else item.answer
+        answer = task.careless(item, rng, recipe.mistake)
     symbols = "0123456789" if item.answer.isdigit() else "".join(sorted(set(item.answer)))
     return "".join(rng.choice(symbols) if rng.random() < recipe.slip else c for c in answer)
 
@@ -86,18 +92,23 @@ def episodes(
 ) -> tuple[list[list[int]], list[list[int]]]:
     """One training text per item: token ids, and 1 where a token is to be learned (in attempts, or all), else 0."""
     texts: list[str] = []  # context and attempt in turn
+    attempts: list[int] = []  # of each episode
     for item in items:
-        first = careless_attempt(task, item, recipe, rng)
-        texts += [item.prompt, first]
-        if recipe.turns == 2:
-            second = first if rng.random() < recipe.repeat else careless_attempt(task, item, recipe, rng)
-            texts += [task.feedback(item, first), second]
+        context, history = item.prompt, list[tuple[str, str]]()
+        while True:
+            attempt = demonstration(task, item, history, recipe, rng)
+            texts += [context, attempt]
+            context = task.feedback(item, attempt, recipe.feedback)
+            history.append((attempt, context))
+            if len(history) == recipe.turns or (recipe.until_solved and task.score(item, attempt) == 1):
+                break
+        attempts.append(len(history))
     encoded = iter(policy.encode_text(texts))
     ids: list[list[int]] = []
     own: list[list[int]] = []
-    for _ in items:
+    for made in attempts:
         pieces: list[tuple[list[int], int]] = []
-        for _ in range(recipe.turns):
+        for _ in range(made):
             pieces += [(next(encoded), 0), ([*next(encoded), policy.stop_id], 1)]
         ids.append([token for piece, _ in pieces for token in piece])
         own.append([int(mine or recipe.whole_text) for piece, mine in pieces for _ in piece])
@@ -140,17 +151,22 @@ def build_base(recipe: Recipe, progress: Callable[[int, float], None] = lambda *
 def measure_base(policy: Policy, recipe: Recipe, items: int = 1024) -> dict[str, float]:
     """Competence of a base on its own task, on items that neither recipe nor runs train on.
 
-    Of a base with two turns the correction matrix at its level; of one with a single turn, at every level of its
-    mixture, the share of problems ``solved`` entirely and the mean ``score``, where the task gives partial credit. All
-    at temperature 1 (``sampled``) and 0 (``greedy``).
+    Of a base with two turns the correction matrix at its level; of one with more, what share of the problems is solved
+    within the first and within all turns, and how different its attempts are; of one with a single turn, at every level
+    of its mixture, the share of problems ``solved`` entirely and the mean ``score``, where the task gives partial
+    credit. All at temperature 1 (``sampled``) and 0 (``greedy``).
     """
     task = get(recipe.task.name)
     card: dict[str, float] = {}
     for label, temperature in (("sampled", 1.0), ("greedy", 0.0)):
-        if recipe.turns == 2:
+        if recipe.turns > 1:
             problems = task.items(CORPUS_SEED - 1, range(items), recipe.task.level)
-            evaluation, _ = evaluate_correction(policy, task, problems, seed=0, temperature=temperature)
-            for metric in ("accuracy@1", "accuracy@2", "copy_rate", "copy_rate_wrong"):
+            evaluate = evaluate_correction if recipe.turns == 2 else evaluate_attempts
+            evaluation, _ = evaluate(
+                policy, task, problems, seed=0, turns=recipe.turns, temperature=temperature, feedback=recipe.feedback
+            )
+            matrix = ("accuracy@1", "accuracy@2", "copy_rate", "copy_rate_wrong")
+            for metric in matrix if recipe.turns == 2 else ("accuracy@1", f"solved@{recipe.turns}", "distinct_ratio"):
                 card[f"{label}/{metric}"] = round(evaluation.metrics[metric], 4)
         else:
             for level in sorted(set(recipe.mixture)):

@@ -37,7 +37,7 @@ from safetensors import SafetensorError
 
 from minirl.config import Experiment, described, load_yaml, merge, nearest, parse_overrides, validate
 from minirl.errors import ConfigError, RunError
-from minirl.evaluation.correction import Evaluation
+from minirl.evaluation.attempts import Evaluation
 from minirl.experiments.fingerprint import changes, fingerprint
 from minirl.experiments.registry import (
     claim_path,
@@ -255,16 +255,17 @@ class Run:
         How is the technique's business: the function ``evaluate`` of its module.
         The noise of sampling depends on the run's seed and the item, not on the arm: arms are compared pairwise.
         """
-        evaluation, rollouts = load_module(technique(self.experiment.slug)).evaluate(
-            self.policy(arm),
-            self.task,
-            self.held_out(purpose),
-            seed=int.from_bytes(hashlib.sha256(f"{self.seed}/evaluate".encode()).digest()[:7], "big"),
-            turns=self.experiment.train.turns,
-            temperature=self.experiment.evaluation.temperature,
-            batch=self.experiment.evaluation.batch,
-            feedback=self.experiment.train.feedback,
-        )
+        settings = {
+            "seed": int.from_bytes(hashlib.sha256(f"{self.seed}/evaluate".encode()).digest()[:7], "big"),
+            "turns": self.experiment.train.turns,
+            "temperature": self.experiment.evaluation.temperature,
+            "batch": self.experiment.evaluation.batch,
+            "feedback": self.experiment.train.feedback,
+        }
+        if arm != REFERENCE_ARM:
+            settings |= load_method(self.experiment, arm).evaluation()
+        evaluate = load_module(technique(self.experiment.slug)).evaluate
+        evaluation, rollouts = evaluate(self.policy(arm), self.task, self.held_out(purpose), **settings)
         if purpose == "report":
             records = self.metrics(arm) if arm != REFERENCE_ARM else []
             write_json_compact(

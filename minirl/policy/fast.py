@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedModel
 
+ELEMENTWISE_UP_TO = 32  # cached tokens; measured with benchmarks/speed.py's shapes at 0.1M to 4M parameters
+
 
 def supports(model: PreTrainedModel) -> bool:
     """Whether this module can stand in for ``model``: a float32 Llama without adapters, biases or RoPE scaling."""
@@ -35,10 +37,9 @@ def supports(model: PreTrainedModel) -> bool:
     )
 
 
-def rope(model: PreTrainedModel, length: int) -> Tensor:
-    """Rotary position embedding: e^{iθ} of every position and pair of dimensions, complex [length, D/2]."""
-    frequencies = model.model.rotary_emb.inv_freq.float()  # [D/2]
-    angles = torch.outer(torch.arange(length, device=frequencies.device).float(), frequencies)
+def rope(model: PreTrainedModel, positions: Tensor) -> Tensor:
+    """Rotary position embedding: e^{iθ} of every position and pair of dimensions, positions [...] → [..., D/2]."""
+    angles = positions[..., None].float() * model.model.rotary_emb.inv_freq.float()
     return torch.polar(torch.ones_like(angles), angles)
 
 
@@ -88,11 +89,12 @@ def attention(q: Tensor, own: Context, prompt: Context | None = None) -> Tensor:
         return x.unflatten(2, (-1, q.shape[2])).transpose(1, 2).flatten(0, 1)
 
     on_prompt = by_row(by_group(q) @ prompt.keys.mT + prompt.bias)
-    if q.shape[2] > 1:
+    if q.shape[2] > 1 or own.keys.shape[2] > ELEMENTWISE_UP_TO:
         weights = torch.cat([on_prompt, q @ own.keys.mT + own.bias], dim=-1).softmax(-1)
         from_own = weights[..., shared:] @ own.values
     else:
-        # One query a row, thousands of tiny products: elementwise operations that torch does in one go are faster.
+        # One query a row, thousands of tiny products: elementwise operations that torch does in one go are faster, as
+        # long as they fit the processor's caches.
         scores = torch.cat([on_prompt, (q * own.keys).sum(-1)[:, :, None] + own.bias], dim=-1)
         weights = (scores - scores.amax(-1, keepdim=True)).exp()
         weights = weights / weights.sum(-1, keepdim=True)
@@ -141,7 +143,7 @@ def forward(model: PreTrainedModel, ids: Tensor, group: int = 1, shared: int = 0
     padding mask is needed: attention is causal and padding lies to the right, so no real token ever sees it.
     """
     length = ids.shape[1]
-    turns = rope(model, length)
+    turns = rope(model, torch.arange(length, device=ids.device))
     hidden = torch.full((length, length), float("-inf"), device=ids.device).triu(1)  # of later positions
     visible = torch.zeros(1, shared, device=ids.device)
     x = F.embedding(ids[:, shared:], model.model.embed_tokens.weight)
@@ -191,7 +193,7 @@ class FastDecoder:
         """
         batch, width = ids.shape
         position = self.lengths[:, None] + torch.arange(width, device=ids.device)  # [B, T]
-        turns = rope(self.model, int(position.max()) + 1)[position][:, None]  # [B, 1, T, D/2]
+        turns = rope(self.model, position)[:, None]  # [B, 1, T, D/2]
         new = torch.arange(width, device=ids.device) < counts[:, None]  # [B, T]
         causal = torch.ones(width, width, dtype=torch.bool, device=ids.device).tril()
         visible = new[:, None] & causal  # [B, T, T]: the new tokens, seen from each of them

@@ -15,6 +15,14 @@ def entropy(logits: Tensor) -> Tensor:
     return -(log_p.exp() * log_p).sum(-1)
 
 
+def pack(keep: Tensor, *values: tuple[Tensor, float]) -> list[Tensor]:
+    """Each row's kept positions moved to the left, in their order: for every ``(tensor [B, L], fill)`` the tensor
+    [B, M] of what ``keep`` [B, L] says, M being the most that a row keeps, with ``fill`` after a row's last."""
+    order = (~keep).byte().argsort(dim=1, stable=True)[:, : max(1, int(keep.sum(1).max()))]
+    kept = keep.gather(1, order)
+    return [tensor.gather(1, order).masked_fill(~kept, fill) for tensor, fill in values]
+
+
 def pad_rows(rows: list[list[int]], value: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
     """Ragged rows as a right-padded tensor [B, T], and their lengths [B]."""
     lengths = torch.tensor([len(row) for row in rows], device=device)

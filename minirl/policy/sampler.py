@@ -115,7 +115,7 @@ def complete(
     pad_id: int,
     temperature: float = 1.0,
 ) -> Completions:
-    """Continue every row b of ``decoder`` until ``stop_id`` or ``limits[b]`` tokens.
+    """Continue every row b of ``decoder`` until ``stop_id`` or ``limits[b]`` tokens, which may be none.
 
     ``logits`` [B, V] are the next-token logits of the contexts already appended; ``noise`` [B, ≥ limits] holds
     uniform numbers, or is None for greedy decoding. The last token of each row is *not* appended to the decoder.
@@ -124,7 +124,7 @@ def complete(
     ids = torch.full((batch, longest), pad_id, dtype=torch.long, device=logits.device)
     logprobs = torch.zeros(batch, longest, device=logits.device)
     lengths = torch.zeros(batch, dtype=torch.long, device=logits.device)
-    active = torch.ones(batch, dtype=torch.bool, device=logits.device)
+    active = limits > 0
     for t in range(longest):
         token, logprob = choose(logits, None if noise is None else noise[:, t], temperature)
         ids[:, t] = torch.where(active, token, pad_id)

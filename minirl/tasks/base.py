@@ -29,8 +29,9 @@ class Item:
 class Task(ABC):
     """A family of problems with difficulty levels.
 
-    Subclasses define ``name``, ``levels`` and the four methods below. ``check`` only sees answers that are ASCII and
-    at most ``MAX_ANSWER_CHARS`` long. ``grades`` names what :meth:`feedback` can be asked for.
+    Subclasses define ``name``, ``levels`` and the four abstract methods. ``check`` only sees answers that
+    :meth:`read` has found. ``grades`` names what :meth:`feedback` can be asked for. Two methods write demonstrations
+    for recipes of bases: :meth:`careless` of a first attempt, :meth:`revise` of one that comes after feedback.
     """
 
     name: ClassVar[str]
@@ -53,6 +54,18 @@ class Task(ABC):
     def corrupt(self, item: Item, rng: random.Random) -> str:
         """A plausible wrong answer, for recipes that teach a base what mistakes look like."""
 
+    def careless(self, item: Item, rng: random.Random, rate: float) -> str:
+        """An attempt as people make them: with probability ``rate`` a typical mistake, else the right answer."""
+        return self.corrupt(item, rng) if rng.random() < rate else item.answer
+
+    def revise(self, item: Item, history: Sequence[tuple[str, str]], rng: random.Random, rate: float) -> str:
+        """An attempt by someone who has read ``history``: earlier attempts, each with the feedback that followed it.
+
+        What was called right is repeated; all else is tried anew, as carelessly as the first time (``rate``).
+        """
+        attempt, feedback = history[-1]
+        return attempt if feedback.startswith("+") else self.careless(item, rng, rate)
+
     def item(self, seed: int, index: int, level: int) -> Item:
         """The item at ``(seed, index, level)``. Raises ``ValueError`` for a level the task does not have."""
         if level not in self.levels:
@@ -68,11 +81,14 @@ class Task(ABC):
         """``[self.item(seed, i, level) for i in indices]``."""
         return [self.item(seed, index, level) for index in indices]
 
+    def read(self, completion: str) -> str:
+        """The answer in a completion, without the space around it; "" if it is too long or not ASCII."""
+        return completion.strip() if len(completion) <= MAX_ANSWER_CHARS and completion.isascii() else ""
+
     def score(self, item: Item, completion: str) -> float:
         """How well ``completion`` solves ``item``: 1.0 entirely, 0.0 not at all; total on every string."""
-        if len(completion) > MAX_ANSWER_CHARS or not completion.isascii():
-            return 0.0
-        return float(self.check(item, completion.strip()))
+        answer = self.read(completion)
+        return float(self.check(item, answer)) if answer else 0.0
 
     def feedback(self, item: Item, completion: str, grade: str = "nudge") -> str:
         """Text appended after an attempt: a sign, then the problem once more, so that the next attempt starts like the

@@ -20,10 +20,10 @@ fit into a context of 128 tokens.
 """
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from string import ascii_lowercase
 
-from minirl.tasks.base import MAX_ANSWER_CHARS, Item, Task
+from minirl.tasks.base import Item, Task
 
 
 def independent(candidates: int, turns: int) -> float:
@@ -44,12 +44,6 @@ def repeating(candidates: int, turns: int) -> float:
     return 1 / candidates if turns else 0.0
 
 
-def distinct(item: Item, completions: Iterable[str]) -> int:
-    """How many different candidates were tried in ``completions``, the attempts of one episode. What is no candidate
-    does not count. Divided by the number of attempts it is the unique-answer ratio. Total on every string."""
-    return len({_strip(item, completion) for completion in completions} - {""})
-
-
 class Bucket(Task):
     name = "bucket"
     levels = range(1, 10)
@@ -68,12 +62,22 @@ class Bucket(Task):
         """Another candidate, each with the same chance."""
         return rng.choice([candidate for candidate in item.prompt[:-1] if candidate != item.answer])
 
+    def careless(self, item: Item, rng: random.Random, rate: float) -> str:  # noqa: ARG002
+        """Any candidate: nobody can know which one it is."""
+        return rng.choice(item.prompt[:-1])
 
-def _strip(item: Item, completion: str) -> str:
-    """The candidate that a completion names, or "" if it names none."""
-    answer = completion.strip()
-    acceptable = len(completion) <= MAX_ANSWER_CHARS and completion.isascii() and answer in set(item.prompt[:-1])
-    return answer if acceptable else ""
+    def revise(self, item: Item, history: Sequence[tuple[str, str]], rng: random.Random, rate: float) -> str:
+        """A candidate that has not been tried; any, if all have been. What was called right is repeated."""
+        if history[-1][1].startswith("+"):
+            return history[-1][0]
+        tried = {attempt for attempt, _ in history}
+        untried = [candidate for candidate in item.prompt[:-1] if candidate not in tried]
+        return rng.choice(untried) if untried else self.careless(item, rng, rate)
+
+    def distinct(self, item: Item, completions: Iterable[str]) -> int:
+        """How many different candidates were tried in ``completions``, the attempts of one episode. What is no
+        candidate does not count. Divided by the number of attempts it is the unique-answer ratio. Total."""
+        return len({self.read(completion) for completion in completions} & set(item.prompt[:-1]))
 
 
 def _require(candidates: int, turns: int) -> None:

@@ -26,7 +26,7 @@ import random
 import re
 from collections.abc import Callable
 
-from minirl.tasks.base import MAX_ANSWER_CHARS, Item, Task
+from minirl.tasks.base import Item, Task
 
 LETTERS = "abcdef"
 VOWELS = "ae"
@@ -108,8 +108,13 @@ class Constraints(Task):
     def attributes(self, item: Item, completion: str) -> list[bool]:
         """Which constraints are met, in the order of the prompt. What is not 1 to 12 of the letters a to f meets none.
         Total on every string."""
-        constraints, answer = _read(item.prompt), _strip(completion)
-        return [answer != "" and meets(constraint, answer) for constraint in constraints]
+        answer = self.read(completion)
+        return [answer != "" and meets(constraint, answer) for constraint in _read(item.prompt)]
+
+    def read(self, completion: str) -> str:
+        """The answer in a completion, or "" if it is not 1 to 12 of the letters a to f."""
+        answer = super().read(completion)
+        return answer if _ANSWER.fullmatch(answer) else ""
 
     def gold(self, item: Item, completion: str) -> float:
         """The true quality of an answer, which is its score: the fraction of constraints met."""
@@ -127,7 +132,7 @@ class Constraints(Task):
             raise ValueError(f"unknown liking {liking!r}; one of: {', '.join(LIKINGS)}")
         if bias < 0:
             raise ValueError(f"bias {bias} is negative")
-        return (self.gold(item, completion) + bias * LIKINGS[liking](_strip(completion))) / (1 + bias)
+        return (self.gold(item, completion) + bias * LIKINGS[liking](self.read(completion))) / (1 + bias)
 
     def max_answer_chars(self, level: int) -> int:  # noqa: ARG002
         return MAX_LETTERS
@@ -143,10 +148,3 @@ class Constraints(Task):
             return super().feedback(item, completion, grade)
         signs = "".join("-+"[met] for met in self.attributes(item, completion))
         return f"{signs}{item.prompt}"
-
-
-def _strip(completion: str) -> str:
-    """The answer in a completion, or "" if it is none."""
-    answer = completion.strip()
-    acceptable = len(completion) <= MAX_ANSWER_CHARS and completion.isascii() and _ANSWER.fullmatch(answer)
-    return answer if acceptable else ""

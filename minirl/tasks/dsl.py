@@ -146,17 +146,22 @@ class ListPrograms(Task):
     def check(self, item: Item, answer: str) -> bool:
         return _fits(answer, _read(item.prompt)) and behaviour(answer) == behaviour(item.answer)
 
+    def read(self, completion: str) -> str:
+        """The program in a completion: what follows the last ``!``, if there is one. What comes before is the model's
+        own working, such as a guess at what its last program gave."""
+        return super().read(completion).rpartition("!")[2]
+
     def first_failure(self, item: Item, completion: str) -> int | None:
         """Index of the first example the program gets wrong, or ``None`` for a right program. A program that gets all
         of them right and the hidden inputs wrong has the index after the last example. Total on every string."""
-        program, examples = completion.strip(), _read(item.prompt)
+        program, examples = self.read(completion), _read(item.prompt)
         for i, (values, output) in enumerate(examples):
             if run(program, values) != output:
                 return i
         return None if self.score(item, completion) else len(examples)
 
     def max_answer_chars(self, level: int) -> int:
-        return level + 1  # a superfluous operation is a mistake like any other
+        return 6 + level + 1  # a guess at an output, the sign after it, and a superfluous operation
 
     def corrupt(self, item: Item, rng: random.Random) -> str:
         """A one-edit bug (:func:`one_edit`) that at least one of the examples shows."""
@@ -175,5 +180,5 @@ class ListPrograms(Task):
         if failure == len(examples):
             return f"-!{item.prompt}"
         values, _ = examples[failure]
-        output = run(completion.strip(), values)
+        output = run(self.read(completion), values)
         return f"-{_digits(values)}>{'?' if output is None else _digits(output)}!{item.prompt}"

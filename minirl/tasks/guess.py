@@ -24,12 +24,12 @@ game is ``BUCKET`` with as many candidates as there are codes, and the most is t
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from itertools import product
 from string import ascii_lowercase
 
-from minirl.tasks.base import MAX_ANSWER_CHARS, Item, Task
+from minirl.tasks.base import Item, Task
 
 SIZES = {1: (2, 4), 2: (3, 4), 3: (3, 5), 4: (4, 4)}  # level → positions, letters
 
@@ -57,10 +57,10 @@ def signs(code: str, guess: str) -> str:
 
 
 def consistent(history: Iterable[tuple[str, str]], positions: int, letters: int) -> list[str]:
-    """The codes of a size that agree with every pair of an attempt and what feedback said before the problem: ``?``,
-    ``+``, ``-``, or ``-`` with signs, of whichever grade. Empty if there is none. Total on all strings."""
-    pairs = [(_strip(completion, positions, letters), said) for completion, said in history]
-    return [code for code in codes(positions, letters) if all(_agrees(code, *pair) for pair in pairs)]
+    """The codes of a size that agree with every pair of an answer (:meth:`Guess.read`) and what feedback said before
+    the problem: ``?``, ``+``, ``-``, or ``-`` with signs, of whichever grade. Empty if there is none. Total."""
+    size, pairs = codes(positions, letters), list(history)
+    return [code for code in size if all(_agrees(code, guess if guess in size else "", said) for guess, said in pairs)]
 
 
 def _agrees(code: str, guess: str, said: str) -> bool:
@@ -157,6 +157,15 @@ class Guess(Task):
         """Another code, each with the same chance: before any feedback all are equally plausible."""
         return rng.choice([code for code in codes(*SIZES[item.level]) if code != item.answer])
 
+    def careless(self, item: Item, rng: random.Random, rate: float) -> str:  # noqa: ARG002
+        """Any code: nobody can know which one it is."""
+        return rng.choice(codes(*SIZES[item.level]))
+
+    def revise(self, item: Item, history: Sequence[tuple[str, str]], rng: random.Random, rate: float) -> str:  # noqa: ARG002
+        """Any code that agrees with all that was said, right ones included."""
+        said = [(self.read(attempt), feedback.removesuffix(item.prompt)) for attempt, feedback in history]
+        return rng.choice(consistent(said, *SIZES[item.level]))
+
     def feedback(self, item: Item, completion: str, grade: str = "nudge") -> str:
         """``located`` says ``-`` and one sign a position of a wrong code, as in ``-*.+#3,abcd=``; ``-`` alone of what
         is no code; ``+`` of the right one. So the first sign is that of ``binary``, even if all letters occur."""
@@ -164,15 +173,8 @@ class Guess(Task):
             return super().feedback(item, completion, grade)
         if self.score(item, completion) == 1:
             return f"+{item.prompt}"
-        guess = _strip(completion, *SIZES[item.level])
-        return f"-{signs(item.answer, guess) if guess else ''}{item.prompt}"
-
-
-def _strip(completion: str, positions: int, letters: int) -> str:
-    """The code in a completion, or "" if it is none."""
-    answer = completion.strip()
-    acceptable = len(completion) <= MAX_ANSWER_CHARS and completion.isascii() and answer in codes(positions, letters)
-    return answer if acceptable else ""
+        guess = self.read(completion)
+        return f"-{signs(item.answer, guess) if guess in codes(*SIZES[item.level]) else ''}{item.prompt}"
 
 
 def _require(turns: int) -> None:

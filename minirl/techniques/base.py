@@ -1,15 +1,17 @@
 """What a technique hands to the loops.
 
 A technique is a :class:`Method`: a config of its own hyper-parameters that can name its training phases. An
-:class:`OnlinePhase` says how to turn a batch of fresh rollouts into :class:`Credit` (how good every token was, how
-strongly it is tied to the reference); a :class:`SupervisedPhase` says which sequences to imitate.
+:class:`OnlinePhase` says how to roll out and how to turn a batch of rollouts into :class:`Credit` (how good every token
+was, how strongly it is tied to the reference, what a teacher would have written); a :class:`SupervisedPhase` says
+which sequences to imitate.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -17,28 +19,48 @@ from torch import Tensor
 from minirl.config import Strict, TrainConfig
 from minirl.objectives.advantages import Baseline, advantages, return_to_go, spread_over_tokens
 from minirl.objectives.policy_gradient import OBJECTIVES, Objective
-from minirl.rollouts.episodes import Rollouts
+from minirl.rollouts.episodes import Rollouts, roll_out
 
 if TYPE_CHECKING:
     from minirl.loops import Learner  # loops import this module
 
 
 @dataclass(frozen=True)
+class Teacher:
+    """What the reference policy reads in order to teach: the same own tokens, after another context.
+
+    ``ids`` [B, M] and ``own`` [B, M] have the own tokens of row b as the sequences learned from do, in the same order.
+    Rows outside ``known`` [B] have no teacher. ``beta`` is that of :func:`minirl.objectives.distillation.divergence`.
+    """
+
+    ids: Tensor
+    own: Tensor
+    known: Tensor
+    beta: float
+
+
+@dataclass(frozen=True)
 class Credit:
     """What a technique says of a batch of rollouts, token by token.
 
-    ``advantages`` [B, L] of the tokens; ``kl`` [B, L] are the coefficients of KL(π ‖ π_ref). ``stats`` are logged.
+    ``advantages`` [B, L] of the tokens; ``kl`` [B, L] are the coefficients of KL(π ‖ π_ref). ``stats`` are logged. What
+    is learned from are the rollouts, unless there are other ``sequences`` made from them (then these are [B, L]). With
+    a ``teacher``, the mean divergence from it over the tokens it knows is added to the loss.
     """
 
     advantages: Tensor
     kl: Tensor
     stats: dict[str, float] = field(default_factory=dict)
+    sequences: Rollouts | None = None
+    teacher: Teacher | None = None
 
 
 @dataclass(frozen=True)
 class OnlinePhase:
     """``updates`` policy-gradient updates on fresh rollouts, credited by ``credit``, with the loss ``objective``.
 
+    ``roll_out(policy, task, items, generator=…)`` makes the rollouts, by default as the shared settings say
+    (:func:`episodes`).
     After every update the reference moves the share ``1 - reference_decay`` of the way to the policy: 1 freezes it.
     ``shuffle_scores`` permutes the scores among the episodes of a batch first: the control in which everything is as
     it was, except that reward no longer depends on what was written.
@@ -50,6 +72,7 @@ class OnlinePhase:
     shuffle_scores: bool = False
     objective: Objective = OBJECTIVES["reinforce"]
     reference_decay: float = 1.0
+    roll_out: Callable[..., Rollouts] | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +96,12 @@ class Examples:
 Phase = OnlinePhase | SupervisedPhase
 
 
+def episodes(train: TrainConfig, **changes: Any) -> Callable[..., Rollouts]:
+    """:func:`~minirl.rollouts.episodes.roll_out` with the shared settings of a run, except for ``changes``."""
+    shared = {name: getattr(train, name) for name in ("turns", "samples", "temperature", "feedback")}
+    return partial(roll_out, **{**shared, **changes})
+
+
 class Method(Strict):
     """One way to train. Subclasses add their hyper-parameters as fields; ``name`` is what configs call them.
 
@@ -87,22 +116,25 @@ class Method(Strict):
         """The phases of a run with the shared settings ``train``; their updates add up to ``train.updates``."""
         raise NotImplementedError
 
+    def evaluation(self) -> dict[str, Any]:
+        """Arguments of the technique's ``evaluate`` that this arm needs to be other than the shared settings say."""
+        return {}
+
 
 def turn_credit(
     rollouts: Rollouts,
     rewards: Tensor,
     kl: tuple[float, ...],
-    samples: int,
     gamma: float,
     baseline: Baseline = "leave_one_out",
 ) -> Credit:
     """Credit for rewards per attempt [B, turns]: advantage of the return-to-go, KL coefficient by turn.
 
     Every token of an attempt gets the attempt's advantage; ``baseline`` compares it with attempts at the same prompt
-    and turn.
+    and turn, as far as they were made.
     """
     returns = return_to_go(rewards, gamma)
-    per_turn = advantages(returns, samples, baseline)
+    per_turn = advantages(returns, rollouts.samples, baseline, rollouts.alive)
     coefficients = torch.tensor(kl, device=rewards.device).expand_as(rewards)
     return Credit(
         advantages=spread_over_tokens(per_turn, rollouts.turn),

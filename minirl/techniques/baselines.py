@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, PositiveInt, field_validator
 
 from minirl.config import TrainConfig, nearest
-from minirl.errors import TrainingError
+from minirl.errors import ConfigError, TrainingError
 from minirl.objectives.advantages import Baseline
 from minirl.objectives.policy_gradient import OBJECTIVES
 from minirl.policy.logprobs import pad_rows
 from minirl.rollouts.episodes import CONTEXT, Rollouts, roll_out
-from minirl.techniques.base import Credit, Examples, Method, OnlinePhase, Phase, SupervisedPhase, turn_credit
+from minirl.techniques.base import Credit, Examples, Method, OnlinePhase, Phase, SupervisedPhase, episodes, turn_credit
 
 if TYPE_CHECKING:
     from minirl.loops import Learner
@@ -24,7 +23,9 @@ class MultiTurnRL(Method):
     """Policy gradient on the summed reward of all attempts: the plain way to train, on one turn or several.
 
     ``objective`` is a loss of :data:`minirl.objectives.policy_gradient.OBJECTIVES`, with its clips unless others are
-    given; ``baseline`` one of :func:`minirl.objectives.advantages.advantages`.
+    given; ``baseline`` one of :func:`minirl.objectives.advantages.advantages`. An arm may have its own number of
+    ``turns`` in training; it then gets as many more or fewer samples, so that all arms make equally many attempts. With
+    ``until_solved`` an episode ends with a right answer.
     """
 
     name: ClassVar[str] = "multi_turn_rl"
@@ -34,6 +35,8 @@ class MultiTurnRL(Method):
     clip_high: float | None = Field(default=None, ge=0)
     beta: float = Field(default=0.01, ge=0)
     gamma: float = Field(default=1.0, ge=0, le=1)
+    turns: PositiveInt | None = None
+    until_solved: bool = False
 
     @field_validator("objective")
     @classmethod
@@ -46,12 +49,18 @@ class MultiTurnRL(Method):
         clips = {"clip_low": self.clip_low, "clip_high": self.clip_high}
         changes = {name: clip for name, clip in clips.items() if clip is not None}
         objective = OBJECTIVES[self.objective].model_copy(update=changes)
-        credit = partial(self.credit, train=train)
-        return [OnlinePhase("RL", train.updates, credit, self.shuffle_scores, objective)]
+        turns = self.turns or train.turns
+        samples, left = divmod(train.samples * train.turns, turns)
+        if left or samples < 2:
+            raise ConfigError(f"turns: {train.samples} × {train.turns} attempts do not make groups of {turns} turns")
+        rolls = episodes(train, turns=turns, samples=samples, until_solved=self.until_solved)
+        return [
+            OnlinePhase("RL", train.updates, self.credit, self.shuffle_scores, objective, roll_out=rolls),
+        ]
 
-    def credit(self, rollouts: Rollouts, train: TrainConfig) -> Credit:
-        kl = (self.beta,) * train.turns
-        return turn_credit(rollouts, rollouts.scores, kl, train.samples, self.gamma, self.baseline)
+    def credit(self, rollouts: Rollouts) -> Credit:
+        kl = (self.beta,) * rollouts.scores.shape[1]
+        return turn_credit(rollouts, rollouts.scores, kl, self.gamma, self.baseline)
 
 
 class PairSFT(Method):

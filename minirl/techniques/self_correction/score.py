@@ -83,17 +83,15 @@ class Score(Method):
         if train.turns != 2:
             raise ConfigError(f"train.turns: SCoRe is about two attempts, not {train.turns}")
         first = round(self.stage_1 * train.updates)
-        credit_1 = partial(self.credit, stage=1, samples=train.samples)
-        credit_2 = partial(self.credit, stage=2, samples=train.samples)
         return [
-            OnlinePhase("stage I", first, credit_1, self.shuffle_scores),
-            OnlinePhase("stage II", train.updates - first, credit_2, self.shuffle_scores),
+            OnlinePhase("stage I", first, partial(self.credit, stage=1), self.shuffle_scores),
+            OnlinePhase("stage II", train.updates - first, partial(self.credit, stage=2), self.shuffle_scores),
         ]
 
-    def credit(self, rollouts: Rollouts, stage: int, samples: int) -> Credit:
+    def credit(self, rollouts: Rollouts, stage: int) -> Credit:
         """Rewards and KL coefficients of one stage, as credit for tokens."""
         if stage == 1:
             rewards, kl = stage_one_rewards(rollouts.scores), (self.beta_1 + self.beta_2, self.beta_1)
         else:
             rewards, kl = stage_two_rewards(rollouts.scores, self.alpha), (self.beta_1, self.beta_1)
-        return turn_credit(rollouts, rewards, kl, samples, self.gamma)
+        return turn_credit(rollouts, rewards, kl, self.gamma)
