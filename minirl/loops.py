@@ -113,16 +113,23 @@ def online(learner: Learner, phase: OnlinePhase, last: int) -> Iterator[Record]:
             order = torch.randperm(len(rollouts.items), generator=learner.generator(update, "shuffle"))
             rollouts.scores = rollouts.scores[order.to(rollouts.scores.device)]
         credit = phase.credit(rollouts)
+        teacher = phase.teacher(learner.policy, learner.task, rollouts) if phase.teacher else None
+        sequences = credit.sequences or rollouts
         for _ in range(train.passes):
             losses: dict[str, float] = {}  # of the last pass
-            norm = learner.step(policy_losses(learner, credit.sequences or rollouts, credit, phase.objective, losses))
+            norm = learner.step(policy_losses(learner, sequences, credit, phase.objective, losses, teacher))
         follow(learner.reference, learner.policy, phase.reference_decay)
         learner.updates_done += 1
         yield {**stats, **credit.stats, **losses, **norm}
 
 
 def policy_losses(
-    learner: Learner, rollouts: Rollouts, credit: Credit, objective: Objective, stats: dict[str, float]
+    learner: Learner,
+    rollouts: Rollouts,
+    credit: Credit,
+    objective: Objective,
+    stats: dict[str, float],
+    teacher: Teacher | None = None,
 ) -> Iterator[Tensor]:
     """The loss of every micro-batch; they add up to the loss of the whole batch, whose values end up in ``stats``.
 
@@ -131,7 +138,7 @@ def policy_losses(
     reference summed over attempt t, per episode.
     """
     policy, train, samples = learner.policy, learner.train, rollouts.samples
-    totals = Totals(len(rollouts.items), rollouts.generated_tokens(), rollouts.longest)
+    totals = Totals(len(rollouts.items), max(1, rollouts.generated_tokens()), rollouts.longest)
     penalised = bool(credit.kl.any())  # else there is no need to ask the reference
     shared, size = rollouts.shared, piece(totals.episodes, samples, train.micro_batches)
     group = min(size, samples)
@@ -156,8 +163,8 @@ def policy_losses(
             loss = loss + kl_penalty(kl, credit.kl[rows, columns], weights, own)
             for turn in range(rollouts.scores.shape[1]):
                 parts[f"kl@{turn + 1}"] = kl.detach()[turns == turn].sum().item() / totals.episodes
-        if credit.teacher is not None:
-            taught, said = teacher_loss(learner, credit.teacher, rows, logits, own)
+        if teacher is not None:
+            taught, said = teacher_loss(learner, teacher, rows, logits, own)
             loss, parts = loss + taught, {**parts, **said}
         parts["entropy"] = entropy(logits.detach())[own].sum().item() / totals.tokens
         for name, value in parts.items():

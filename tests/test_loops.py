@@ -5,6 +5,7 @@ lower-case letter (26 of the 87 tokens).
 """
 
 import copy
+import dataclasses
 import math
 from types import SimpleNamespace
 
@@ -14,15 +15,19 @@ import torch
 
 from minirl import loops
 from minirl.config import TaskConfig, TrainConfig
-from minirl.errors import TrainingError
+from minirl.errors import ConfigError, TrainingError
+from minirl.experiments.rundir import load_newest_checkpoint, save_checkpoint
 from minirl.loops import Learner, derive_seed, piece, policy_losses, rollout_stats, run_phases
+from minirl.objectives.distillation import distillation
 from minirl.objectives.policy_gradient import OBJECTIVES
-from minirl.policy.logprobs import token_logprobs
+from minirl.policy.logprobs import pad_rows, token_logprobs
 from minirl.policy.models import Policy, tiny_llama
-from minirl.rollouts.episodes import Rollouts
+from minirl.rollouts.episodes import Rollouts, roll_out
 from minirl.tasks import Item
 from minirl.tasks.add import Addition
-from minirl.techniques.base import Credit, Examples, OnlinePhase, SupervisedPhase, turn_credit
+from minirl.techniques import base
+from minirl.techniques.base import Credit, Examples, OnlinePhase, SupervisedPhase, Teacher, turn_credit
+from minirl.techniques.baselines import MultiTurnRL
 
 
 class Lenient(Addition):
@@ -42,7 +47,7 @@ def make_learner(seed: int = 0, policy: Policy | None = None, **changes) -> Lear
 
 
 def credit(rollouts: Rollouts) -> Credit:
-    return turn_credit(rollouts, rollouts.scores, (0.3, 0.1), TRAIN.samples, gamma=1.0)
+    return turn_credit(rollouts, rollouts.scores, (0.3, 0.1), gamma=1.0)
 
 
 def online(updates: int = 4, **changes) -> OnlinePhase:
@@ -159,12 +164,39 @@ def test_every_generator_is_its_own():
 
 def test_settings_reach_the_rollouts(monkeypatch):
     calls = []
-    real = loops.roll_out
-    monkeypatch.setattr(loops, "roll_out", lambda *a, **settings: calls.append(settings) or real(*a, **settings))
+    real = base.roll_out
+    monkeypatch.setattr(base, "roll_out", lambda *a, **settings: calls.append(settings) or real(*a, **settings))
     train(make_learner(temperature=0.5, feedback="binary"), online(1))
     (settings,) = calls
     assert settings.pop("generator").initial_seed() == make_learner().generator(0, "sampling").initial_seed()
     assert settings == {"turns": 2, "samples": 4, "temperature": 0.5, "feedback": "binary"}
+
+
+def test_a_phase_may_roll_out_in_its_own_way():
+    calls, rolled, credited = [], [], []
+
+    def single(policy, task, items, *, generator) -> Rollouts:
+        calls.append((policy, task, items, generator.initial_seed()))
+        rolled.append(roll_out(policy, task, items, turns=1, samples=6, generator=generator))
+        return rolled[-1]
+
+    def watch(rollouts: Rollouts) -> Credit:
+        credited.append(rollouts)
+        return turn_credit(rollouts, rollouts.scores, (0.1,), gamma=1.0)
+
+    learner = make_learner()
+    records = train(learner, online(2, roll_out=single, credit=watch))
+    for update, (policy, task, items, seed) in enumerate(calls):
+        assert policy is learner.policy and task is learner.task
+        assert items == learner.problems(update, TRAIN.prompts)
+        assert seed == learner.generator(update, "sampling").initial_seed()
+    assert [id(rollouts) for rollouts in credited] == [id(rollouts) for rollouts in rolled]  # nothing comes between
+    assert rolled[0].scores.shape == (3 * 6, 1)  # and not the four episodes of two turns that the settings ask for
+    assert [record["generated_tokens"] for record in records] == [
+        rolled[0].generated_tokens(),
+        rolled[0].generated_tokens() + rolled[1].generated_tokens(),
+    ]
+    assert "accuracy@1" in records[0] and "accuracy@2" not in records[0]
 
 
 def test_every_update_has_fresh_problems():
@@ -236,12 +268,51 @@ def test_without_a_penalty_the_reference_is_not_asked():
     learner.reference = None
 
     def free(rollouts: Rollouts) -> Credit:
-        return turn_credit(rollouts, rollouts.scores, (0.0, 0.0), TRAIN.samples, gamma=1.0)
+        return turn_credit(rollouts, rollouts.scores, (0.0, 0.0), gamma=1.0)
 
-    rollouts = loops.roll_out(learner.policy, learner.task, learner.problems(0, 3), turns=2, samples=4)
+    rollouts = roll_out(learner.policy, learner.task, learner.problems(0, 3), turns=2, samples=4)
     stats: dict[str, float] = {}
     list(policy_losses(learner, rollouts, free(rollouts), REINFORCE, stats))
     assert "kl@1" not in stats and "entropy" in stats
+
+
+# --- other sequences than were sampled ------------------------------------------------------------------------------
+
+
+def second_alone(rollouts: Rollouts) -> Credit:
+    """The second attempt as if it had been the first; every token of it has its score as advantage."""
+    sequences = rollouts.keep((rollouts.own.cumsum(1) == 0) | (rollouts.turn == 1))
+    advantages = rollouts.scores[:, 1:].expand(sequences.ids.shape)
+    return Credit(advantages, torch.zeros(sequences.ids.shape), sequences=sequences)
+
+
+@pytest.mark.parametrize("micro_batches", [1, 3])
+def test_the_loss_is_that_of_the_sequences_of_the_credit(micro_batches):
+    kept = []
+
+    def watch(rollouts: Rollouts) -> Credit:
+        kept.append((rollouts, copy.deepcopy(learner.policy.model)))
+        return second_alone(rollouts)
+
+    learner = make_learner(micro_batches=micro_batches, max_grad_norm=1e9)
+    (record,) = train(learner, online(1, credit=watch))
+    ((rollouts, model),) = kept
+    before = Policy(model, learner.policy.tokenizer)
+    # Row by row: the prompt (four tokens), directly followed by the second attempt, and a mean over the 12 episodes.
+    loss = torch.zeros(())
+    for ids, turn, scores in zip(rollouts.ids, rollouts.turn, rollouts.scores, strict=True):
+        attempt = ids[turn == 1]
+        sequence = torch.cat([ids[:4], attempt])[None]
+        logprobs = token_logprobs(before.logits(sequence)[:, 3:-1], attempt[None])
+        loss = loss - scores[1] * logprobs.sum() / 12
+    assert 0 < rollouts.scores[:, 1].mean().item() < 1
+    assert record["loss/policy"] == pytest.approx(loss.item(), rel=1e-5)
+    loss.backward()
+    for (name, theirs), mine in zip(model.named_parameters(), learner.policy.model.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-6, rtol=1e-4, msg=name)
+    # What it cost and how well it went is said of the episodes.
+    assert record["generated_tokens"] == rollouts.generated_tokens() > int((rollouts.turn == 1).sum())
+    assert record["accuracy@1"] == pytest.approx(rollouts.scores[:, 0].mean().item())
 
 
 # --- one optimiser step ---------------------------------------------------------------------------------------------
@@ -301,20 +372,52 @@ def test_a_broken_gradient_stops_the_run_and_names_the_update(bad):
 def test_rollout_stats_by_hand():
     items = [Item("add", 0, i, 1, "1+2=", "03") for i in range(4)]
     rollouts = Rollouts(
-        ids=torch.zeros(4, 1, dtype=torch.long),
-        turn=torch.full((4, 1), -1),
-        logprobs=torch.zeros(4, 1),
+        ids=torch.zeros(4, 3, dtype=torch.long),
+        turn=torch.tensor([[0, 1, 2]] * 4),
+        logprobs=torch.zeros(4, 3),
         scores=torch.tensor([[0.0, 1.0, 1.0], [0.0, 0.0, 1.0], [1.0, 0.0, 1.0], [0.0, 0.0, 0.0]]),
         group=torch.zeros(4, dtype=torch.long),
         # The last two attempts are equal in rows 1, 3 and 4; that row 2 repeats its first one does not count.
         answers=[["1", "03", "03"], ["7", "5", "7"], ["03", "3", "3"], ["1", "1", "1"]],
         items=items,
-        longest=1,
+        longest=3,
     )
     expected = {"accuracy@1": 0.25, "accuracy@2": 0.25, "accuracy@3": 0.75, "copy_rate": 0.75}
     assert rollout_stats(rollouts) == expected
-    rollouts.scores = rollouts.scores[:, :1]
+    rollouts.scores, rollouts.answers = rollouts.scores[:, :1], [row[:1] for row in rollouts.answers]
     assert rollout_stats(rollouts) == {"accuracy@1": 0.25}
+
+
+def ended(scores: list[list[float]], answers: list[list[str]]) -> Rollouts:
+    """Episodes of up to three turns, of which as many were made as there are answers: one token of prompt, then
+    one an attempt. All rows are attempts at one problem."""
+    turn = torch.tensor([[-1, *range(len(row)), *[-1] * (3 - len(row))] for row in answers])
+    return Rollouts(
+        ids=torch.zeros(turn.shape, dtype=torch.long),
+        turn=turn,
+        logprobs=torch.zeros(turn.shape),
+        scores=torch.tensor(scores),
+        group=torch.zeros(len(scores), dtype=torch.long),
+        answers=answers,
+        items=[Item("add", 0, 0, 1, "1+2=", "03")] * len(scores),
+        longest=3,
+    )
+
+
+def test_stats_of_episodes_that_ended_early_by_hand():
+    rollouts = ended(
+        [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.5, 0.0], [0.0, 0.0, 0.25]],
+        [["03"], ["1", "03"], ["7", "7", "7"], ["7", "5", "7"]],
+    )
+    assert rollout_stats(rollouts) == {
+        "accuracy@1": 1 / 4,
+        "accuracy@2": (1 + 1 + 0.5 + 0) / 4,  # the first row is still right, though it was not asked again
+        "accuracy@3": (1 + 1 + 0 + 0.25) / 4,  # what is worse than before is worse: row 3 was asked, and forgot
+        "copy_rate": 1 / 3,  # of the three with a second attempt, row 3 ends with a repetition
+    }
+    # Where nobody had a second attempt there is no rate, not a rate of 0.
+    solved = ended([[1.0, 0.0, 0.0]] * 2, [["03"]] * 2)
+    assert rollout_stats(solved) == {"accuracy@1": 1, "accuracy@2": 1, "accuracy@3": 1}
 
 
 class Fixed:
@@ -406,6 +509,46 @@ def test_the_reference_gets_no_gradient():
     assert learner.policy.row.grad is not None and learner.reference.row.grad is None
 
 
+class Bigram:
+    """A policy over two symbols whose next-token distribution depends on the last token alone: after 0, after 1."""
+
+    def __init__(self, *rows: tuple[float, float]) -> None:
+        self.table = torch.tensor(rows).log().requires_grad_()
+
+    def logits(self, ids, group=1, shared=0):
+        return self.table[ids[:, shared:]]
+
+
+def test_k3_of_a_token_that_does_not_count_may_overflow():
+    # After a 1 the policy all but never says 1 again: e⁻¹⁰⁰, where the reference says ½. Such a token stands in the
+    # context, and k3 of it, about e⁹⁹, is infinite in single precision. Its derivative times a mask of 0 would be NaN.
+    learner = SimpleNamespace(
+        policy=Bigram((0.75, 0.25), (1.0, math.exp(-100))),
+        reference=Bigram((0.5, 0.5), (0.5, 0.5)),
+        train=TRAIN.model_copy(update={"kl": "k3"}),
+    )
+    rollouts = Rollouts(
+        ids=torch.tensor([[0, 1, 1, 0]]),
+        turn=torch.tensor([[-1, 0, -1, 1]]),
+        logprobs=torch.zeros(1, 4),
+        scores=torch.zeros(1, 2),
+        group=torch.tensor([0]),
+        answers=[["1", "0"]],
+        items=[Item("add", 0, 0, 1, "", "")],
+        longest=2,
+    )
+    stats: dict[str, float] = {}
+    (loss,) = policy_losses(learner, rollouts, Credit(torch.zeros(1, 4), torch.full((1, 4), 0.5)), REINFORCE, stats)
+    # 1 after 0: d = ln ¼ − ln ½ = −ln 2, e^ln 2 − 1 − ln 2 = 0.306853. 0 after 1: d = ln 2, ½ − 1 + ln 2 = 0.193147.
+    assert stats["kl@1"] == pytest.approx(0.306853, abs=1e-6) and stats["kl@2"] == pytest.approx(0.193147, abs=1e-6)
+    assert loss.item() == pytest.approx(0.5 * (0.306853 + 0.193147), abs=1e-6)
+    loss.backward()
+    # ∂k3/∂log π = 1 − e⁻ᵈ = −1 at the first token: 0.5 · (−1) · ((0, 1) − (¾, ¼)) = (0.375, −0.375). At the second
+    # π is 1, and a probability that cannot rise has no gradient.
+    expected = torch.tensor([[0.375, -0.375], [0.0, 0.0]])
+    torch.testing.assert_close(learner.policy.table.grad, expected, atol=1e-6, rtol=0)
+
+
 def test_a_uniform_policy_logs_the_entropy_of_its_vocabulary():
     policy = tiny_llama(16, 2, 4)
     with torch.no_grad():
@@ -482,6 +625,241 @@ def test_every_update_is_shuffled_anew():
     for order in orders:
         assert sorted(order) == [[b, 12 + b] for b in range(12)]
     assert len({str(order) for order in [*orders, [[b, 12 + b] for b in range(12)]]}) == 4
+
+
+# --- episodes that end early, and arms with their own number of turns -----------------------------------------------
+
+
+def test_attempts_that_were_not_made_are_nobodys_baseline():
+    # Right at once; right at the second attempt; never right. With γ = 1 the returns are (1, 0), (1, 1), (0, 0).
+    rollouts = ended([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]], [["03"], ["1", "03"], ["7", "5"]])
+    credit = turn_credit(rollouts, rollouts.scores, (0.3, 0.1), gamma=1.0)
+    # Turn 1: 1 − (1 + 0)/2, 1 − (1 + 0)/2, 0 − (1 + 1)/2. Turn 2 was made twice: 1 − 0 and 0 − 1. Had the first row
+    # counted there with its 0, the third would be compared with (0 + 1)/2.
+    torch.testing.assert_close(credit.advantages, torch.tensor([[0, 0.5, 0, 0], [0, 0.5, 1, 0], [0, -1, -1, 0]]))
+    torch.testing.assert_close(credit.kl, torch.tensor([[0, 0.3, 0, 0], [0, 0.3, 0.1, 0], [0, 0.3, 0.1, 0]]))
+    # Who is alone in the second turn is compared with nobody.
+    alone = ended([[1.0, 0.0], [0.0, 1.0]], [["03"], ["1", "03"]])
+    assert turn_credit(alone, alone.scores, (0.0, 0.0), gamma=0.0).advantages.tolist() == [[0, 1, 0, 0], [0, -1, 0, 0]]
+
+
+@pytest.mark.parametrize("baseline", ["none", "batch_mean", "group_mean", "leave_one_out", "group_normalised"])
+def test_no_baseline_credits_attempts_that_were_not_made(baseline):
+    # Two rows have ended; a stray reward there, such as a technique may give, must not reach anyone through them.
+    rollouts = ended([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 0.0]], [["03"], ["3"], ["1", "03"], ["7", "5"]])
+    one, other = (
+        turn_credit(rollouts, rollouts.scores + stray * ~rollouts.alive, (0.0, 0.0), gamma=0.0, baseline=baseline)
+        for stray in (0.0, 9.0)
+    )
+    assert torch.equal(one.advantages, other.advantages)
+    assert one.advantages[2, 2] > one.advantages[3, 2]
+
+
+@pytest.mark.parametrize(("turns", "samples"), [(1, 8), (2, 4), (4, 2), (None, 4)])
+def test_arms_with_other_turns_make_as_many_attempts(turns, samples):
+    (phase,) = MultiTurnRL(turns=turns).phases(TRAIN)
+    learner = make_learner()
+    rollouts = phase.roll_out(learner.policy, learner.task, learner.problems(0, 3), generator=learner.generator(0, "x"))
+    assert rollouts.samples == samples
+    assert rollouts.alive.all() and rollouts.alive.numel() == 3 * 4 * 2  # prompts × samples × turns of the settings
+    assert phase.credit(rollouts).advantages.shape == rollouts.ids.shape
+    (record,) = train(learner, dataclasses.replace(phase, updates=1))
+    assert f"accuracy@{turns or 2}" in record and f"accuracy@{(turns or 2) + 1}" not in record
+
+
+@pytest.mark.parametrize("turns", [3, 5, 8, 16])
+def test_turns_that_do_not_make_groups_are_refused(turns):
+    # 4 × 2 = 8 attempts: not divisible by 3 or 5; one episode of 8, which has nobody to be compared with; half a one.
+    with pytest.raises(ConfigError, match=rf"turns: 4 × 2 attempts do not make groups of {turns} turns"):
+        MultiTurnRL(turns=turns).phases(TRAIN)
+
+
+def test_an_arm_may_end_its_episodes_with_success():
+    (phase,) = MultiTurnRL(turns=4, until_solved=True).phases(TRAIN)
+    (whole,) = MultiTurnRL(turns=4).phases(TRAIN)
+    learner = make_learner()
+    early, full = (
+        p.roll_out(learner.policy, learner.task, learner.problems(0, 3), generator=learner.generator(0, "x"))
+        for p in (phase, whole)
+    )
+    assert full.alive.all() and not early.alive.all()
+    assert early.scores.sum(1).max() == 1 < full.scores.sum(1).max()  # one right attempt an episode, and no more
+    (record,) = train(learner, dataclasses.replace(phase, updates=1))
+    rates = [record[f"accuracy@{t}"] for t in (1, 2, 3, 4)]
+    assert rates == sorted(rates) and rates[0] < rates[3]  # what is solved stays solved
+
+
+# --- a teacher ------------------------------------------------------------------------------------------------------
+
+
+def taught_by_hand(known: list[bool], beta: float) -> tuple[SimpleNamespace, Rollouts, Credit, Teacher]:
+    """Two episodes over 0 and 1, no reward, and a reference that reads the same tokens after another context.
+
+    ====== ============== ================================ ============== ================================
+    row    student reads  and predicts its own tokens with teacher reads  and predicts these with
+    ====== ============== ================================ ============== ================================
+    0      1 [0 1]        (½, ½) after 1, (¾, ¼) after 0   1 0 [0 1]      (¼, ¾) after 0, (¼, ¾) after 0
+    1      0 [1]          (¾, ¼) after 0                   0 1 [1]        (½, ½) after 1
+    ====== ============== ================================ ============== ================================
+    """
+    learner = SimpleNamespace(
+        policy=Bigram((0.75, 0.25), (0.5, 0.5)), reference=Bigram((0.25, 0.75), (0.5, 0.5)), train=TRAIN
+    )
+    rollouts = Rollouts(
+        ids=torch.tensor([[1, 0, 1], [0, 1, 0]]),
+        turn=torch.tensor([[-1, 0, 0], [-1, 0, -1]]),
+        logprobs=torch.zeros(2, 3),
+        scores=torch.zeros(2, 1),
+        group=torch.tensor([0, 0]),
+        answers=[["01"], ["1"]],
+        items=[Item("add", 0, 0, 1, "", "")] * 2,
+        longest=2,
+    )
+    teacher = Teacher(
+        ids=torch.tensor([[1, 0, 0, 1], [0, 1, 1, 0]]),
+        own=torch.tensor([[False, False, True, True], [False, False, True, False]]),
+        known=torch.tensor(known),
+        beta=beta,
+    )
+    return learner, rollouts, Credit(torch.zeros(2, 3), torch.zeros(2, 3)), teacher
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2])
+@pytest.mark.parametrize(
+    ("known", "beta", "loss"),
+    [
+        # Reverse, KL(student ‖ teacher): ½ ln 2 + ½ ln ⅔ = 0.143841, ¾ ln 3 − ¼ ln 3 = 0.549306; row 1 has 0.130812.
+        ([True, False], 1.0, (0.143841 + 0.549306) / 2),
+        ([False, True], 1.0, 0.130812),
+        ([True, True], 1.0, (0.143841 + 0.549306 + 0.130812) / 3),  # a mean over tokens, not over episodes
+        # Forward, KL(teacher ‖ student): 0.130812 and 0.549306; row 1 has 0.143841.
+        ([True, False], 0.0, (0.130812 + 0.549306) / 2),
+        ([False, True], 0.0, 0.143841),
+    ],
+)
+def test_the_teachers_loss_by_hand(known, beta, loss, micro_batches):
+    learner, rollouts, credit, teacher = taught_by_hand(known, beta)
+    learner.train = TRAIN.model_copy(update={"micro_batches": micro_batches})
+    stats: dict[str, float] = {}
+    parts = list(policy_losses(learner, rollouts, credit, REINFORCE, stats, teacher))
+    assert len(parts) == micro_batches  # with two, a row without a teacher is a micro-batch of its own
+    assert sum(part.item() for part in parts) == pytest.approx(loss, abs=1e-6)
+    assert stats["loss/distillation"] == pytest.approx(loss, abs=1e-6)
+
+
+def test_the_teachers_gradient_by_hand():
+    # ∂KL(p ‖ q)/∂z_a = p_a (log p_a − log q_a − KL), a mean over the two tokens of row 0.
+    # After 1: ½ (ln 2 − 0.143841) / 2 = 0.137327. After 0: ¾ (ln 3 − 0.549306) / 2 = 0.205990.
+    learner, rollouts, credit, teacher = taught_by_hand([True, False], 1.0)
+    (loss,) = policy_losses(learner, rollouts, credit, REINFORCE, {}, teacher)
+    loss.backward()
+    expected = torch.tensor([[0.205990, -0.205990], [0.137327, -0.137327]])
+    torch.testing.assert_close(learner.policy.table.grad, expected, atol=1e-6, rtol=0)
+    assert learner.reference.table.grad is None  # the teacher is not taught
+
+
+def test_the_teachers_loss_is_added_to_the_others():
+    learner, rollouts, credit, teacher = taught_by_hand([True, False], 1.0)
+    credit = Credit(torch.ones(2, 3), torch.full((2, 3), 0.5))
+    (alone,) = policy_losses(learner, rollouts, credit, REINFORCE, {})
+    (both,) = policy_losses(learner, rollouts, credit, REINFORCE, {}, teacher)
+    assert both.item() - alone.item() == pytest.approx((0.143841 + 0.549306) / 2, abs=1e-6)
+
+
+def test_rows_without_a_teacher_are_not_even_looked_at():
+    # Of row 1 the teacher has nothing: no own tokens, though the student has one.
+    learner, rollouts, credit, teacher = taught_by_hand([True, False], 1.0)
+    teacher.own[1] = False
+    (loss,) = policy_losses(learner, rollouts, credit, REINFORCE, {}, teacher)
+    assert loss.item() == pytest.approx((0.143841 + 0.549306) / 2, abs=1e-6)
+    # Were it known, this would be a mistake that must not pass as a mean over fewer tokens.
+    teacher.known[1] = True
+    with pytest.raises(ValueError, match="row 1 has 1 own tokens, but 0 for the teacher"):
+        list(policy_losses(learner, rollouts, credit, REINFORCE, {}, teacher))
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_a_batch_without_any_teacher_is_a_batch_without_its_loss(micro_batches):
+    learner, rollouts, credit, teacher = taught_by_hand([False, False], 1.0)
+    learner.train = TRAIN.model_copy(update={"micro_batches": micro_batches})
+    learner.reference = None  # there is nothing to ask
+    stats: dict[str, float] = {}
+    losses = list(policy_losses(learner, rollouts, credit, REINFORCE, stats, teacher))
+    assert [loss.item() for loss in losses] == [0.0] * micro_batches
+    assert set(stats) == {"loss/policy", "entropy"}  # no loss of 0, which would say that there is nothing to learn
+
+
+def hint(policy: Policy, task: Addition, rollouts: Rollouts) -> Teacher:
+    """The same attempts after the prompt and a hint of one to three tokens; every third row has no teacher."""
+    rows, own = [], []
+    for b, (ids, mine) in enumerate(zip(rollouts.ids, rollouts.own, strict=True)):
+        context = ids[: int(mine.int().argmax())].tolist() + policy.encode_text(["abc"[: b % 3 + 1]])[0]
+        rows.append(context + ids[mine].tolist())
+        own.append([0] * len(context) + [1] * int(mine.sum()))
+    known = torch.arange(len(rows)) % 3 > 0
+    return Teacher(pad_rows(rows, policy.pad_id)[0], pad_rows(own, 0)[0].bool(), known, beta=0.5)
+
+
+def no_reward(rollouts: Rollouts) -> Credit:
+    return Credit(torch.zeros(rollouts.ids.shape), torch.zeros(rollouts.ids.shape))
+
+
+def taught(**changes) -> tuple[dict, dict, list]:
+    """Gradient and record of one update on 12 episodes whose only loss is the teacher's; what the teacher was asked."""
+    policy, asked = tiny_llama(16, 2, 4, seed=1), []
+    learner = make_learner(policy=policy, max_grad_norm=1e9, temperature=0.7, **changes)
+    learner.reference = tiny_llama(16, 2, 4, seed=2).frozen_copy()
+
+    def watch(*arguments) -> Teacher:
+        asked.append((*arguments, copy.deepcopy(policy.model), learner.reference))
+        return hint(*arguments)
+
+    (record,) = train(learner, online(1, credit=no_reward, teacher=watch))
+    return {name: p.grad for name, p in policy.model.named_parameters()}, record, asked
+
+
+def test_the_teacher_is_the_reference_after_its_own_context():
+    found, record, asked = taught()
+    ((policy, _, rollouts, model, reference),) = asked
+    before = Policy(model, policy.tokenizer)
+    # Known row by known row, without padding: what the student says of its tokens and what the reference says of them.
+    teacher = hint(policy, None, rollouts)
+    rows = teacher.known.nonzero().flatten().tolist()
+    assert len(rows) == 8
+    tokens = int(rollouts.own[rows].sum())
+    losses, agreement = [], 0.0
+    for b in rows:
+        said = []
+        for speaker, ids, own in (
+            (before, rollouts.ids[b], rollouts.own[b]),
+            (reference, teacher.ids[b], teacher.own[b]),
+        ):
+            end = int(own.nonzero().max())  # position t predicts token t + 1
+            said.append(speaker.logits(ids[None, :end])[:, own[1 : end + 1]] / 0.7)
+        loss, stats = distillation(*said, torch.ones(said[0].shape[:2]).bool(), tokens, beta=0.5)
+        losses.append(loss)
+        agreement += stats["teacher_agreement"]
+    total = torch.stack(losses).sum()
+    assert record["loss/distillation"] == pytest.approx(total.item(), rel=1e-5)
+    assert record["teacher_agreement"] == pytest.approx(agreement, abs=1e-6)
+    total.backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(found[name], parameter.grad, atol=1e-7, rtol=1e-4, msg=name)
+    assert max(g.abs().max().item() for g in found.values()) > 1e-3
+
+
+@pytest.mark.parametrize("micro_batches", [2, 3, 6, 12])  # pieces of 8 4, of 4, of 2, and of 1: some without a teacher
+def test_micro_batches_of_taught_episodes_give_the_gradient_of_the_batch(micro_batches):
+    one, record, _ = taught()
+    many, records, _ = taught(micro_batches=micro_batches)
+    for name in one:
+        torch.testing.assert_close(one[name], many[name], atol=1e-7, rtol=1e-4, msg=lambda t, name=name: f"{name}: {t}")
+    assert records == {key: pytest.approx(value, abs=1e-5) for key, value in record.items()}
+
+
+def test_the_teacher_is_asked_once_an_update():
+    _, _, asked = taught(passes=3)
+    assert len(asked) == 1
 
 
 # --- imitation ------------------------------------------------------------------------------------------------------
@@ -578,6 +956,31 @@ def test_a_resumed_run_is_the_undisturbed_run(stop):
 
     assert seen + train(second, *PHASES) == records
     assert same(weights(whole), weights(second))
+
+
+@pytest.mark.parametrize("stop", range(5))
+def test_a_resumed_run_whose_teacher_moves_is_the_undisturbed_run(stop, tmp_path):
+    # The reference follows the policy and teaches it: what a checkpoint holds must include it.
+    phases = [online(4, teacher=hint, reference_decay=0.9)]
+    whole = make_learner(1)
+    records = train(whole, *phases)
+    assert all(record["loss/distillation"] > 0 for record in records)
+
+    first = make_learner(1)
+    generator = run_phases(first, phases)
+    seen = [next(generator) for _ in range(stop)]
+    save_checkpoint(tmp_path / "whole", first, 0, moving_reference=True)
+    save_checkpoint(tmp_path / "part", first, 0, moving_reference=False)
+    second, third = make_learner(1), make_learner(1)
+    load_newest_checkpoint(tmp_path / "whole", second)
+    load_newest_checkpoint(tmp_path / "part", third)
+    del first, generator
+
+    assert seen + train(second, *phases) == records
+    assert same(weights(whole), weights(second))
+    assert same(whole.reference.model.state_dict(), second.reference.model.state_dict())
+    if 0 < stop < 4:  # whoever goes on from the base as teacher ends elsewhere
+        assert seen + train(third, *phases) != records
 
 
 def test_a_finished_run_has_nothing_left_to_do():

@@ -256,7 +256,7 @@ ALLOWED: dict[str, set[str]] = {
     "objectives": {"config"},
     "rollouts": {"policy", "tasks"},
     "evaluation": {"policy", "rollouts", "tasks"},
-    "techniques": {"errors", "config", "policy", "rollouts", "objectives", "evaluation"},
+    "techniques": {"errors", "config", "tasks", "policy", "rollouts", "objectives", "evaluation"},
     "loops": {"errors", "config", "tasks", "policy", "rollouts", "objectives", "techniques"},
     "show": {"policy", "rollouts"},
     "experiments": {

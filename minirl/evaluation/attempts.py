@@ -6,7 +6,8 @@ metric                 meaning
 accuracy@1             share of items solved by the first attempt
 solved@t               share of items solved by one of the first t attempts, t = 1 … turns
 attempts               mean number of attempts made: an episode ends with the first right one
-distinct_ratio         different answers / attempts made, per item: 1 if nothing is ever said twice
+distinct_ratio         different answers / attempts made, per item: 1 if nothing is ever said twice. What is no answer
+                       at all (:meth:`minirl.tasks.Task.admissible`) does not count
 copy_rate              share of attempts after the first that repeat the one right before
 tokens                 mean number of tokens the policy wrote for an item
 ====================== =======================================================================================
@@ -22,7 +23,7 @@ import torch
 
 from minirl.policy.models import Policy
 from minirl.rollouts.episodes import Rollouts, roll_out
-from minirl.tasks import Item, Task
+from minirl.tasks import Item, Task, get
 
 
 @dataclass(frozen=True)
@@ -76,25 +77,29 @@ def attempt_metrics(rollouts: Rollouts, independent: bool = False) -> Evaluation
     if independent:
         size = rollouts.samples
         scores = rollouts.scores.view(-1, size).tolist()
-        answers = [[row[0] for row in rollouts.answers[i : i + size]] for i in range(0, len(rollouts.answers), size)]
+        problems = rollouts.items[::size]
+        said = [[row[0] for row in rollouts.answers[i : i + size]] for i in range(0, len(rollouts.answers), size)]
         written = rollouts.own.sum(1).view(-1, size).tolist()
     else:
-        scores, answers = rollouts.scores.tolist(), rollouts.answers
+        scores, problems, said = rollouts.scores.tolist(), rollouts.items, rollouts.answers
         written = [[int((turn == t).sum()) for t in range(rollouts.scores.shape[1])] for turn in rollouts.turn]
     turns = len(scores[0])
     items: dict[str, list[float]] = {"accuracy@1": [], **{f"solved@{t}": [] for t in range(1, turns + 1)}}
     items |= {"attempts": [], "distinct_ratio": [], "tokens": []}
     copied = after_first = 0
-    for score, said, tokens in zip(scores, answers, written, strict=True):
+    for score, item, texts, tokens in zip(scores, problems, said, written, strict=True):
+        task = get(item.task)
         right = [t for t, value in enumerate(score, 1) if value == 1]
-        made = min([*right, len(said)])
+        made = min([*right, len(texts)])
+        answers = [task.read(text) for text in texts[:made]]
+        different = {answer for answer in answers if task.admissible(item, answer)}
         items["accuracy@1"].append(int(score[0] == 1))
         for t in range(1, turns + 1):
             items[f"solved@{t}"].append(int(bool(right) and right[0] <= t))
         items["attempts"].append(made)
-        items["distinct_ratio"].append(len(set(said[:made])) / made)
+        items["distinct_ratio"].append(len(different) / made)
         items["tokens"].append(sum(tokens[:made]))
-        copied += sum(said[t] == said[t - 1] for t in range(1, made))
+        copied += sum(answers[t] == answers[t - 1] for t in range(1, made))
         after_first += made - 1
     metrics = {name: sum(values) / len(values) for name, values in items.items()}
     metrics["copy_rate"] = copied / max(after_first, 1)

@@ -29,6 +29,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def load_experiment(slug: str, tier: str, overrides: Any = None, variant: str = 
         raise ConfigError(f"{source}: key 'arms.{REFERENCE_ARM}': this name means the untrained base; choose another")
     try:
         for arm in experiment.arms:
-            load_method(experiment, arm)
+            load_method(experiment, arm).phases(experiment.train)
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from error
     try:
@@ -252,7 +253,8 @@ class Run:
     def evaluate(self, arm: str, purpose: str = "report") -> tuple[Evaluation, Rollouts]:
         """Evaluate a trained arm (or ``base``) on the held-out items, and remember the result for :meth:`finish`.
 
-        How is the technique's business: the function ``evaluate`` of its module.
+        How is the technique's business: the function ``evaluate`` of its module, and, if it has one, the function
+        ``learning``, which reads metrics off the records of training.
         The noise of sampling depends on the run's seed and the item, not on the arm: arms are compared pairwise.
         """
         settings = {
@@ -264,10 +266,12 @@ class Run:
         }
         if arm != REFERENCE_ARM:
             settings |= load_method(self.experiment, arm).evaluation()
-        evaluate = load_module(technique(self.experiment.slug)).evaluate
-        evaluation, rollouts = evaluate(self.policy(arm), self.task, self.held_out(purpose), **settings)
+        module = load_module(technique(self.experiment.slug))
+        evaluation, rollouts = module.evaluate(self.policy(arm), self.task, self.held_out(purpose), **settings)
+        records = self.metrics(arm) if arm != REFERENCE_ARM else []
+        if records and hasattr(module, "learning"):
+            evaluation = replace(evaluation, metrics={**evaluation.metrics, **module.learning(records)})
         if purpose == "report":
-            records = self.metrics(arm) if arm != REFERENCE_ARM else []
             write_json_compact(
                 self.arm_directory(arm) / "evaluation.json",
                 {

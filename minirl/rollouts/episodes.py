@@ -134,6 +134,7 @@ def roll_out(
     feedback: str = "nudge",
     until_solved: bool = False,
     max_new_tokens: int | None = None,
+    given: Sequence[Sequence[str]] | None = None,
 ) -> Rollouts:
     """Let the policy attempt every item ``samples`` times, over ``turns`` turns with feedback in between.
 
@@ -141,6 +142,9 @@ def roll_out(
     episode ends with the first attempt that scores 1. The prompt is prefilled once per item; token ids are kept from
     turn to turn and never decoded and encoded again. An attempt ends with the stop token or after ``max_new_tokens``
     (if not given: as many as the item can need); one that was cut off is closed by a stop token that is not its own.
+
+    ``given`` [items] are attempts put into the policy's mouth: they and the feedback on them stand in the context
+    before its first own one.
     """
     device = policy.device
     row_items = [item for item in items for _ in range(samples)]
@@ -153,7 +157,12 @@ def roll_out(
     if generator is not None:
         noise = torch.rand(batch, turns, max_new_tokens or MAX_ANSWER_CHARS + 1, generator=generator).to(device)
 
-    prompts, lengths = pad_rows(policy.encode_prompts([item.prompt for item in items]), policy.pad_id, device)
+    contexts = policy.encode_prompts([item.prompt for item in items])
+    for context, item, said in zip(contexts, items, given or [], strict=given is not None):
+        for text in said:
+            context += [*policy.encode_text([text])[0], policy.stop_id]
+            context += policy.encode_feedback([task.feedback(item, text, feedback)])[0]
+    prompts, lengths = pad_rows(contexts, policy.pad_id, device)
     decoder = make_decoder(policy.model, len(items))
     logits = decoder.append(prompts, lengths)
     if samples > 1:

@@ -318,6 +318,231 @@ def sweep(
     return figure
 
 
+def _label_column(axes: Axes, points: Mapping[str, tuple[float, float]], colours: Mapping[str, str]) -> None:
+    """Names in a column right of ``axes``, each joined to its point: readable where points lie close together.
+
+    The limits of the axes must be set.
+    """
+    gap = 0.075  # least distance between two names, as a share of the height
+    low, high = axes.get_ylim()
+    order = sorted(points, key=lambda name: points[name][1])
+    places = [(points[name][1] - low) / (high - low) for name in order]
+    for i in range(1, len(places)):
+        places[i] = max(places[i], places[i - 1] + gap)
+    for i in reversed(range(len(places))):  # what was pushed over the top comes back down
+        places[i] = min(places[i], 1 - gap * (len(places) - 1 - i))
+    for name, place in zip(order, places, strict=True):
+        axes.annotate(
+            name, points[name], (1.04, place), textcoords="axes fraction", va="center", fontsize=9.5,
+            color=colours[name], annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": colours[name], "linewidth": 0.7, "shrinkA": 1, "shrinkB": 4},
+        )  # fmt: skip
+
+
+@_styled
+def confidence_critique(
+    metrics: Mapping[str, Mapping[str, float]],
+    dial: Sequence[str] = (),
+    *,
+    colours: Mapping[str, str] | None = None,
+    reference: str = "base",
+) -> Figure:
+    """Critique level over confidence level, and the relative self-correction score of every arm.
+
+    ``metrics`` maps an arm to its correction metrics and ``rss``. A line joins the arms of ``dial`` in their order.
+    Along a grey line a policy with the first attempts of ``reference`` has the same accuracy@2, and the same ``rss``.
+    """
+    colours = {**arm_colours(metrics), **(colours or {})}
+    points = {arm: (m["confidence_level"], m["critique_level"]) for arm, m in metrics.items()}
+    figure = _figure(4.2)
+    plane, scores = figure.subplots(1, 2, width_ratios=(2, 1))
+
+    spans = []
+    for values in zip(*points.values(), strict=True):
+        pad = 0.01 + 0.06 * (max(values) - min(values))
+        spans.append((min(values) - pad, max(values) + pad))
+    plane.set(xlim=spans[0], ylim=spans[1], xlabel="confidence level: right after, if right before")
+    plane.set_ylabel("critique level: right after, if wrong before")
+    plane.xaxis.set_major_locator(MaxNLocator(5))
+    plane.grid(False)
+    first = metrics[reference]["accuracy@1"]
+    after = [first * x + (1 - first) * y for x, y in zip(*spans, strict=True)]  # in two corners: least and most
+    for level in MaxNLocator(8, steps=[1, 2, 5, 10]).tick_values(*after) if first < 1 else ():
+        left = 0.85 * spans[0][0] + 0.15 * spans[0][1]
+        ends = [(level - first * x) / (1 - first) for x in (*spans[0], left)]
+        plane.plot(spans[0], ends[:2], color="#C8C8C8", linewidth=0.9, zorder=0.9)
+        if spans[1][0] < ends[2] < spans[1][1]:
+            box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+            plane.text(left, ends[2], f"{level:.2f}", ha="center", va="center", fontsize=8.5, color="#777777", bbox=box)
+    plane.plot([points[arm][0] for arm in dial], [points[arm][1] for arm in dial], color="#999999", linewidth=1.3)
+    for arm, point in points.items():
+        plane.plot(*point, "o", color=colours[arm], markersize=7, markeredgecolor="white", zorder=3)
+    _label_column(plane, points, colours)
+    key = matplotlib.lines.Line2D([], [], color="#C8C8C8", linewidth=0.9)
+    figure.legend([key], [f"equal accuracy@2, given accuracy@1 of {reference} ({first:.3f})"], loc="outside upper left")
+
+    scores.grid(False, axis="y")
+    scores.axvline(0.5, color="#888888", linewidth=1, zorder=0.9)
+    for y, (arm, m) in enumerate(metrics.items()):
+        scores.plot([0.5, m["rss"]], [y, y], color=colours[arm], linewidth=2.4)
+        scores.plot(m["rss"], y, "o", color=colours[arm], markersize=7, markeredgecolor="white")
+        scores.annotate(
+            f"{m['rss']:.2f}", (m["rss"], y), (0, 6), textcoords="offset points", ha="center", fontsize=9,
+            color=colours[arm], bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
+        )  # fmt: skip
+    scores.set_yticks(range(len(metrics)), list(metrics))
+    scores.set_ylim(len(metrics) - 0.5, -0.7)
+    scores.margins(x=0.15)
+    scores.xaxis.set_major_locator(MaxNLocator(4))
+    scores.spines["left"].set_visible(False)
+    scores.tick_params(axis="y", length=0)
+    scores.set_xlabel("RSS (½: as before)")
+    return figure
+
+
+@_styled
+def correction_bounds(
+    metrics: Mapping[str, Mapping[str, float]],
+    bounds: Callable[[float], tuple[float, float]],
+    *,
+    colours: Mapping[str, str] | None = None,
+) -> Figure:
+    """Where accuracy@2 lies between its ``bounds`` for an accuracy@1, and what it is made of.
+
+    ``metrics`` maps an arm to its correction metrics. Left: accuracy@2 over accuracy@1. Right, for every arm: what
+    stayed right (accuracy@1 · confidence level) and what was rescued ((1 − accuracy@1) · critique level) add up to
+    accuracy@2; a bracket shows its bounds.
+    """
+    colours = {**arm_colours(metrics), **(colours or {})}
+    points = {arm: (m["accuracy@1"], m["accuracy@2"]) for arm, m in metrics.items()}
+    figure = _figure(2.6 + 0.17 * len(metrics))
+    plane, parts = figure.subplots(1, 2)
+    xs = [i / 50 for i in range(51)]
+    lows, highs = zip(*map(bounds, xs), strict=True)
+    plane.fill_between(xs, lows, highs, color=_blend(SKY, 0.16), linewidth=0)
+    for line, style in ((lows, "-"), (highs, "-"), (xs, LINE_STYLES[2])):
+        plane.plot(xs, line, color=GREY, linewidth=1, linestyle=style)
+    for arm, point in points.items():
+        plane.plot(*point, "o", color=colours[arm], markersize=6, markeredgecolor="white", zorder=3)
+    plane.set(xlim=(0, 1), ylim=(0, 1), xlabel="accuracy@1", ylabel="accuracy@2")
+    _label_column(plane, points, colours)
+
+    rows = list(range(len(metrics)))
+    stayed = [m["accuracy@1"] * m["confidence_level"] for m in metrics.values()]
+    rescued = [(1 - m["accuracy@1"]) * m["critique_level"] for m in metrics.values()]
+    parts.grid(False, axis="y")
+    parts.barh(rows, stayed, 0.5, color="#AEB8C1", label="stayed right")
+    parts.barh(rows, rescued, 0.5, left=stayed, color=BLUE, label="rescued")
+    for y, m in enumerate(metrics.values()):
+        low, high = bounds(m["accuracy@1"])
+        bracket, first = ([low, low, high, high], [y - 0.25, y - 0.4, y - 0.4, y - 0.25]), [m["accuracy@1"]] * 2
+        parts.plot(*bracket, color=INK, linewidth=1.2, label=None if y else "bounds")
+        parts.plot(
+            first, [y - 0.4, y + 0.25], color=INK, linewidth=1.4, linestyle=":", label=None if y else "accuracy@1"
+        )
+    parts.set_yticks(rows, list(metrics))
+    parts.set_ylim(len(metrics) - 0.5, -0.7)
+    parts.set(xlim=(0, 1), xlabel="accuracy@2")
+    parts.spines["left"].set_visible(False)
+    parts.tick_params(axis="y", length=0)
+    _legend_on_top(figure, parts)
+    return figure
+
+
+@_styled
+def solved_within(
+    curves: Mapping[str, Sequence[tuple[float, float, float]]],
+    references: Mapping[str, Sequence[float]],
+    bars: Mapping[str, tuple[float, float, float]],
+    bar_label: str,
+    *,
+    colours: Mapping[str, str] | None = None,
+) -> Figure:
+    """Success within 1, 2, … attempts as lines with bands, and beside it one number an arm.
+
+    ``curves`` and ``bars`` hold ``(mean, low, high)``. ``references`` are what is known without a run: thin lines,
+    named at their ends.
+    """
+    colours = {**arm_colours(curves), **(colours or {})}
+    figure = _figure(3.9)
+    axes, shares = figure.subplots(1, 2, width_ratios=(2.1, 1))
+    for values in references.values():
+        axes.plot(range(1, len(values) + 1), values, color=GREY, linewidth=0.9, linestyle=LINE_STYLES[2])
+    for (arm, points), marker in zip(curves.items(), "osD^vP*X" * len(curves), strict=False):
+        turns, (means, lows, highs) = range(1, len(points) + 1), zip(*points, strict=True)
+        axes.fill_between(turns, lows, highs, color=colours[arm], alpha=0.13, linewidth=0)
+        axes.plot(turns, means, marker, linestyle="-", color=colours[arm], label=arm, markersize=5)
+    axes.set(xlabel="attempts t", ylabel="solved within t", xticks=range(1, max(map(len, curves.values())) + 1))
+    axes.set_ylim(0, None)
+    axes.set_ylim(*axes.get_ylim())  # the names at the ends must not move it any more
+    ends = {name: (len(values), values[-1]) for name, values in references.items()}
+    _label_column(axes, ends, dict.fromkeys(ends, GREY))
+
+    shares.grid(False, axis="y")
+    for y, (arm, (value, low, high)) in enumerate(bars.items()):
+        shares.barh(y, value, 0.5, color=_blend(colours[arm], 0.45))
+        shares.plot([low, high], [y, y], color=colours[arm], linewidth=2)
+        shares.annotate(f"{value:.2f}", (0, y), (5, 0), textcoords="offset points", va="center", fontsize=9.5)
+    shares.set_yticks(range(len(bars)), list(bars))
+    shares.set_ylim(len(bars) - 0.5, -0.5)
+    shares.set(xlim=(0, 1.02), xlabel=_wrap(bar_label, 20))
+    shares.spines["left"].set_visible(False)
+    shares.tick_params(axis="y", length=0)
+    _legend_on_top(figure, axes)
+    return figure
+
+
+@_styled
+def feedback_gap(
+    metrics: Mapping[str, Mapping[str, float]],
+    curves: Mapping[str, Sequence[Mapping[str, Any]]],
+    *,
+    smooth: int = 1,
+    colours: Mapping[str, str] | None = None,
+) -> Figure:
+    """Accuracy before and after feedback, two dots an arm, beside the learning curves of accuracy before feedback.
+
+    ``metrics`` maps an arm to its correction metrics, ``curves`` a trained one to its records of ``metrics.jsonl``, of
+    which the running mean over ``smooth`` is drawn.
+    """
+    colours = {**arm_colours(metrics), **(colours or {})}
+    figure = _figure(2.0 + 0.29 * len(metrics))
+    dots, lines = figure.subplots(1, 2, width_ratios=(1.1, 1))
+    dots.grid(False, axis="y")
+    for y, (arm, m) in enumerate(metrics.items()):
+        dots.plot([m["accuracy@1"], m["accuracy@2"]], [y, y], color=_blend(colours[arm], 0.5), linewidth=2.4)
+        # Where both are equal the smaller dot stands inside the larger one.
+        dots.plot(m["accuracy@2"], y, "D", color=colours[arm], markersize=9, markerfacecolor="white", zorder=3)
+        dots.plot(m["accuracy@1"], y, "o", color=colours[arm], markersize=6, zorder=4)
+    dots.set_yticks(range(len(metrics)), list(metrics))
+    for arm, name in zip(metrics, dots.get_yticklabels(), strict=True):
+        name.set_color(colours[arm])
+    dots.set_ylim(len(metrics) - 0.5, -0.5)
+    dots.set(xlim=(-0.05, 1.05), xlabel="accuracy in evaluation")
+    dots.spines["left"].set_visible(False)
+    dots.tick_params(axis="y", length=0)
+
+    ends = {}
+    for (arm, records), style in zip(curves.items(), itertools.cycle(LINE_STYLES)):
+        xs = [record["update"] for record in records if "accuracy@1" in record]
+        ys = _running_mean([record["accuracy@1"] for record in records if "accuracy@1" in record], smooth)
+        if xs:
+            lines.plot(xs, ys, color=colours[arm], linestyle=style)
+            ends[arm] = (xs[-1], ys[-1])
+    lines.set(ylim=(-0.05, 1.05), xlabel="update", ylabel="without feedback, in training")
+    lines.set_xlim(*lines.get_xlim())  # the names at the ends must not move it any more
+    _label_column(lines, ends, colours)
+    for i, name in enumerate(lines.texts):  # the lowest first: what leads to a higher one passes behind it
+        name.set(zorder=4 - i / len(ends), bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
+    keys = [
+        matplotlib.lines.Line2D([], [], color=INK, linestyle="", marker="o", markersize=6),
+        matplotlib.lines.Line2D([], [], color=INK, linestyle="", marker="D", markersize=9, markerfacecolor="white"),
+    ]
+    names = ["without feedback (attempt 1)", "after feedback (attempt 2)"]
+    figure.legend(keys, names, loc="outside upper left", ncols=2, handlelength=1.2)
+    return figure
+
+
 def _minutes(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"

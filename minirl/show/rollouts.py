@@ -48,16 +48,19 @@ def _right(rollouts: Rollouts) -> Tensor:
     return rollouts.scores >= 1.0
 
 
+def _last_right(rollouts: Rollouts) -> Tensor:
+    """[B] bool: the last attempt that was made has full score."""
+    return _right(rollouts).gather(1, (rollouts.alive.sum(1) - 1)[:, None])[:, 0]
+
+
 def rescued(rollouts: Rollouts) -> list[int]:
     """Rows whose first attempt is wrong and whose last one is right."""
-    right = _right(rollouts)
-    return (~right[:, 0] & right[:, -1]).nonzero().flatten().tolist()
+    return (~_right(rollouts)[:, 0] & _last_right(rollouts)).nonzero().flatten().tolist()
 
 
 def spoiled(rollouts: Rollouts) -> list[int]:
     """Rows whose first attempt is right and whose last one is wrong."""
-    right = _right(rollouts)
-    return (right[:, 0] & ~right[:, -1]).nonzero().flatten().tolist()
+    return (_right(rollouts)[:, 0] & ~_last_right(rollouts)).nonzero().flatten().tolist()
 
 
 def repeated(rollouts: Rollouts) -> list[int]:

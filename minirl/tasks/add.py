@@ -21,8 +21,13 @@ class Addition(Task):
         return f"{a:0{level}d}+{b:0{level}d}=", f"{a + b:0{level + 1}d}"
 
     def check(self, item: Item, answer: str) -> bool:
-        # isdigit() alone would let '²' through, but score() has already refused everything that is not ASCII.
-        return len(answer) <= 2 * len(item.answer) and answer.isdigit() and int(answer) == int(item.answer)
+        return self.admissible(item, answer) and int(answer) == int(item.answer)
+
+    def admissible(self, item: Item, completion: str) -> bool:
+        """Digits, not too many."""
+        answer = self.read(completion)
+        # isdigit() alone would let '²' through, but read() has already refused everything that is not ASCII.
+        return len(answer) <= 2 * len(item.answer) and answer.isdigit()
 
     def max_answer_chars(self, level: int) -> int:
         return level + 1

@@ -85,6 +85,10 @@ class Task(ABC):
         """The answer in a completion, without the space around it; "" if it is too long or not ASCII."""
         return completion.strip() if len(completion) <= MAX_ANSWER_CHARS and completion.isascii() else ""
 
+    def admissible(self, item: Item, completion: str) -> bool:  # noqa: ARG002
+        """Whether a completion is an answer at all, right or wrong: one that could be right for some item."""
+        return bool(self.read(completion))
+
     def score(self, item: Item, completion: str) -> float:
         """How well ``completion`` solves ``item``: 1.0 entirely, 0.0 not at all; total on every string."""
         answer = self.read(completion)

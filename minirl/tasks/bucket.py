@@ -20,7 +20,7 @@ fit into a context of 128 tokens.
 """
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from string import ascii_lowercase
 
 from minirl.tasks.base import Item, Task
@@ -70,14 +70,13 @@ class Bucket(Task):
         """A candidate that has not been tried; any, if all have been. What was called right is repeated."""
         if history[-1][1].startswith("+"):
             return history[-1][0]
-        tried = {attempt for attempt, _ in history}
+        tried = {self.read(attempt) for attempt, _ in history}
         untried = [candidate for candidate in item.prompt[:-1] if candidate not in tried]
         return rng.choice(untried) if untried else self.careless(item, rng, rate)
 
-    def distinct(self, item: Item, completions: Iterable[str]) -> int:
-        """How many different candidates were tried in ``completions``, the attempts of one episode. What is no
-        candidate does not count. Divided by the number of attempts it is the unique-answer ratio. Total."""
-        return len({self.read(completion) for completion in completions} & set(item.prompt[:-1]))
+    def admissible(self, item: Item, completion: str) -> bool:
+        """One of the candidates."""
+        return self.read(completion) in set(item.prompt[:-1])
 
 
 def _require(candidates: int, turns: int) -> None:

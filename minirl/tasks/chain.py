@@ -15,13 +15,15 @@ adding zero and multiplying by one, which do nothing.
 """
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cache
 from string import ascii_lowercase
 
 from minirl.tasks.base import MAX_ANSWER_CHARS, Item, Task
 
 OPERATIONS = (*(f"+{d}" for d in range(1, 10)), *(f"-{d}" for d in range(1, 10)), *(f"*{d}" for d in range(2, 10)))
 STEP = len("+70")  # characters of one step in an answer: operator, operand, result
+MISCONCEIVED = 4  # one entry of the table in so many
 DIGITS = frozenset("0123456789")  # a set, because "" is in every string; isdigit() would let '²' through
 
 
@@ -29,6 +31,14 @@ def apply(value: int, operation: str) -> int:
     """``apply(3, "+7")`` → 0: one step modulo ten."""
     operand = int(operation[1])
     return {"+": value + operand, "-": value - operand, "*": value * operand}[operation[0]] % 10
+
+
+@cache
+def misconception(value: int, operation: str) -> int | None:
+    """What is widely believed to follow from ``value`` and ``operation``, if it is wrong: a fixed digit for about one
+    entry of the table in four, None for the others."""
+    rng = random.Random(f"chain/{value}{operation}")
+    return None if rng.randrange(MISCONCEIVED) else (apply(value, operation) + rng.randint(1, 9)) % 10
 
 
 def write(prompt: str, slips: Mapping[int, int] | None = None) -> str:
@@ -65,11 +75,7 @@ class Chain(Task):
         return prompt, write(prompt)
 
     def check(self, item: Item, answer: str) -> bool:
-        _, operations = _read(item.prompt)
-        restated = [answer[i : i + 2] for i in range(0, len(answer), STEP)] == operations
-        results = answer[2::STEP]
-        # isdigit() is strict enough: score() has already refused everything that is not ASCII.
-        return restated and len(results) == len(operations) and results.isdigit() and answer[-1] == item.answer[-1]
+        return self.admissible(item, answer) and answer[-1] == item.answer[-1]
 
     def steps(self, item: Item, completion: str) -> list[bool]:
         """Of each of the k steps, whether it is right: the operation restated, and the result that follows from the
@@ -104,11 +110,37 @@ class Chain(Task):
             if wrong[-1] != item.answer[-1]:
                 return wrong
 
+    def admissible(self, item: Item, completion: str) -> bool:
+        """Every operation restated, with a digit after it (ASCII, as read() takes nothing else)."""
+        answer, (_, operations) = self.read(completion), _read(item.prompt)
+        restated = [answer[i : i + 2] for i in range(0, len(answer), STEP)] == operations
+        results = answer[2::STEP]
+        return restated and len(results) == len(operations) and results.isdigit()
+
     def careless(self, item: Item, rng: random.Random, rate: float) -> str:
-        """An answer each of whose results is, with probability ``rate``, a random digit (one time in ten the right
-        one); what follows is computed from it. So a step succeeds with 1 − 0.9 · rate, and success falls smoothly with
-        k."""
-        slips = {i: rng.randrange(10) for i in range(item.level) if rng.random() < rate}
+        """An answer by someone with misconceptions (:func:`misconception`), who writes the wrong digit there with
+        probability 4 · ``rate``, at most 1; what follows is computed from it. Over all tables a step fails at ``rate``,
+        so success falls smoothly with k."""
+        return self._redone(item, 0, rng, rate)
+
+    def revise(self, item: Item, history: Sequence[tuple[str, str]], rng: random.Random, rate: float) -> str:
+        """What was called right is repeated. Of an attempt with a located error the steps before it are kept, and what
+        follows is done anew; any other attempt is done anew from the beginning."""
+        attempt, feedback = history[-1]
+        said = feedback.removesuffix(item.prompt)
+        if said == "+":
+            return attempt
+        return self._redone(item, ascii_lowercase.index(said[1]) if len(said) > 1 else 0, rng, rate)
+
+    def _redone(self, item: Item, start: int, rng: random.Random, rate: float) -> str:
+        """An answer without mistakes before step ``start``, careless from there."""
+        value, operations = _read(item.prompt)
+        slips = {}
+        for i, operation in enumerate(operations):
+            wrong = misconception(value, operation)
+            if i >= start and wrong is not None and rng.random() < rate * MISCONCEIVED:
+                slips[i] = wrong
+            value = slips.get(i, apply(value, operation))
         return write(item.prompt, slips)
 
     def feedback(self, item: Item, completion: str, grade: str = "nudge") -> str:

@@ -110,10 +110,15 @@ class Countdown(Task):
                 return f"{','.join(map(str, numbers))}:{target}=", answer
 
     def check(self, item: Item, answer: str) -> bool:
-        numbers, target = _read(item.prompt)
+        _, target = _read(item.prompt)
+        return self.admissible(item, answer) and evaluate(answer) == target
+
+    def admissible(self, item: Item, completion: str) -> bool:
+        """An expression of the three numbers that breaks no rule."""
+        answer = self.read(completion)
         # Numbers are compared as text and first, so that evaluate() never computes with anything but the three given.
         used = sorted(re.findall("[0-9]+", answer))
-        return used == sorted(map(str, numbers)) and evaluate(answer) == target
+        return used == sorted(map(str, _read(item.prompt)[0])) and evaluate(answer) is not None
 
     def max_answer_chars(self, level: int) -> int:
         return 3 * len(str(5 * level + 4)) + len("(+)*")

@@ -149,7 +149,11 @@ class ListPrograms(Task):
     def read(self, completion: str) -> str:
         """The program in a completion: what follows the last ``!``, if there is one. What comes before is the model's
         own working, such as a guess at what its last program gave."""
-        return super().read(completion).rpartition("!")[2]
+        return super().read(completion).rpartition("!")[2].strip()
+
+    def admissible(self, item: Item, completion: str) -> bool:  # noqa: ARG002
+        """A program."""
+        return run(self.read(completion), ()) is not None
 
     def first_failure(self, item: Item, completion: str) -> int | None:
         """Index of the first example the program gets wrong, or ``None`` for a right program. A program that gets all

@@ -157,6 +157,10 @@ class Guess(Task):
         """Another code, each with the same chance: before any feedback all are equally plausible."""
         return rng.choice([code for code in codes(*SIZES[item.level]) if code != item.answer])
 
+    def admissible(self, item: Item, completion: str) -> bool:
+        """One of the codes."""
+        return self.read(completion) in codes(*SIZES[item.level])
+
     def careless(self, item: Item, rng: random.Random, rate: float) -> str:  # noqa: ARG002
         """Any code: nobody can know which one it is."""
         return rng.choice(codes(*SIZES[item.level]))
@@ -173,8 +177,8 @@ class Guess(Task):
             return super().feedback(item, completion, grade)
         if self.score(item, completion) == 1:
             return f"+{item.prompt}"
-        guess = self.read(completion)
-        return f"-{signs(item.answer, guess) if guess in codes(*SIZES[item.level]) else ''}{item.prompt}"
+        said = signs(item.answer, self.read(completion)) if self.admissible(item, completion) else ""
+        return f"-{said}{item.prompt}"
 
 
 def _require(turns: int) -> None:

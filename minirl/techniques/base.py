@@ -23,6 +23,8 @@ from minirl.rollouts.episodes import Rollouts, roll_out
 
 if TYPE_CHECKING:
     from minirl.loops import Learner  # loops import this module
+    from minirl.policy.models import Policy
+    from minirl.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -44,15 +46,13 @@ class Credit:
     """What a technique says of a batch of rollouts, token by token.
 
     ``advantages`` [B, L] of the tokens; ``kl`` [B, L] are the coefficients of KL(π ‖ π_ref). ``stats`` are logged. What
-    is learned from are the rollouts, unless there are other ``sequences`` made from them (then these are [B, L]). With
-    a ``teacher``, the mean divergence from it over the tokens it knows is added to the loss.
+    is learned from are the rollouts, unless there are other ``sequences`` made from them (then these are [B, L]).
     """
 
     advantages: Tensor
     kl: Tensor
     stats: dict[str, float] = field(default_factory=dict)
     sequences: Rollouts | None = None
-    teacher: Teacher | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ class OnlinePhase:
     """``updates`` policy-gradient updates on fresh rollouts, credited by ``credit``, with the loss ``objective``.
 
     ``roll_out(policy, task, items, generator=…)`` makes the rollouts, by default as the shared settings say
-    (:func:`episodes`).
+    (:func:`episodes`). With ``teacher(policy, task, rollouts)``, the mean divergence from what the reference says after
+    that context is added to the loss.
     After every update the reference moves the share ``1 - reference_decay`` of the way to the policy: 1 freezes it.
     ``shuffle_scores`` permutes the scores among the episodes of a batch first: the control in which everything is as
     it was, except that reward no longer depends on what was written.
@@ -73,6 +74,7 @@ class OnlinePhase:
     objective: Objective = OBJECTIVES["reinforce"]
     reference_decay: float = 1.0
     roll_out: Callable[..., Rollouts] | None = None
+    teacher: Callable[[Policy, Task, Rollouts], Teacher] | None = None
 
 
 @dataclass(frozen=True)

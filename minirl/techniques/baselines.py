@@ -12,7 +12,7 @@ from minirl.errors import ConfigError, TrainingError
 from minirl.objectives.advantages import Baseline
 from minirl.objectives.policy_gradient import OBJECTIVES
 from minirl.policy.logprobs import pad_rows
-from minirl.rollouts.episodes import CONTEXT, Rollouts, roll_out
+from minirl.rollouts.episodes import Rollouts
 from minirl.techniques.base import Credit, Examples, Method, OnlinePhase, Phase, SupervisedPhase, episodes, turn_credit
 
 if TYPE_CHECKING:
@@ -63,68 +63,90 @@ class MultiTurnRL(Method):
         return turn_credit(rollouts, rollouts.scores, kl, self.gamma, self.baseline)
 
 
-class PairSFT(Method):
-    """Supervised fine-tuning on correction pairs (Welleck et al. 2022, arXiv 2211.00053, as used by SCoRe).
+class AnswerSFT(Method):
+    """Supervised fine-tuning on the base's own right answers (rejection sampling; one round of STaR or RAFT).
 
-    The base answers every training problem many times; each wrong answer is paired with a right one to the same
-    problem, and the policy learns to write the right one after the wrong one. The first attempt is context only. As
-    many single attempts are generated as the online methods generate attempts.
+    The base makes as many attempts as the online methods do; the policy learns to write the right ones after the
+    problem.
     """
 
-    name: ClassVar[str] = "pair_sft"
+    name: ClassVar[str] = "answer_sft"
 
     def phases(self, train: TrainConfig) -> list[Phase]:
         return [SupervisedPhase("SFT", train.updates, self.collect)]
 
     def collect(self, learner: Learner) -> Examples:
-        """Sample from the reference and build the pairs. Raises :class:`TrainingError` if there are none."""
-        train, policy = learner.train, learner.reference
+        """Sample from the reference and build the examples. Raises :class:`TrainingError` if there are none."""
         rows: list[list[int]] = []
         learn: list[list[int]] = []
         spent = 0
-        for update in range(train.updates):
-            rollouts = roll_out(
-                policy,
-                learner.task,
-                learner.problems(update, train.prompts),
-                samples=train.samples * train.turns,
-                generator=learner.generator(update, "collect"),
-                temperature=train.temperature,
-            )
+        for update in range(learner.train.updates):
+            rollouts = self.attempts(learner, update)
             spent += rollouts.generated_tokens()
-            if self.shuffle_scores:
-                order = torch.randperm(len(rollouts.items), generator=learner.generator(update, "shuffle"))
-                rollouts.scores = rollouts.scores[order]
-            pairs = correction_pairs(rollouts, train.samples * train.turns)
-            replies = policy.encode_feedback(
-                [learner.task.feedback(rollouts.items[w], rollouts.answers[w][0], train.feedback) for w, _ in pairs]
-            )
-            for (wrong, right), reply in zip(pairs, replies, strict=True):
-                context, second = attempt_ids(rollouts, wrong), attempt_ids(rollouts, right, own_only=True)
-                rows.append([*context, *reply, *second])
-                learn.append([0] * (len(rows[-1]) - len(second)) + [1] * len(second))
+            for context, target in self.examples(learner, rollouts, update):
+                rows.append(context + target)
+                learn.append([0] * len(context) + [1] * len(target))
         if not rows:
-            raise TrainingError("the base never gave both a right and a wrong answer to one problem: no pairs to learn")
+            raise TrainingError("nothing to learn from: no problem got the right and wrong answers that examples need")
+        policy = learner.reference
         ids, _ = pad_rows(rows, policy.pad_id, policy.device)
         return Examples(ids, pad_rows(learn, 0, policy.device)[0].bool(), spent)
 
+    def attempts(self, learner: Learner, update: int) -> Rollouts:
+        """As many single attempts of the reference as an online method would make in this update."""
+        roll_out = episodes(learner.train, turns=1, samples=learner.train.samples * learner.train.turns)
+        items, noise = learner.problems(update, learner.train.prompts), learner.generator(update, "collect")
+        rollouts = roll_out(learner.reference, learner.task, items, generator=noise)
+        if self.shuffle_scores:
+            rollouts.scores = rollouts.scores[
+                torch.randperm(len(rollouts.items), generator=learner.generator(update, "shuffle"))
+            ]
+        return rollouts
 
-def correction_pairs(rollouts: Rollouts, samples: int) -> list[tuple[int, int]]:
+    def examples(self, learner: Learner, rollouts: Rollouts, update: int) -> list[tuple[list[int], list[int]]]:  # noqa: ARG002
+        """(context, what to learn to write after it) as token ids, from one batch of attempts."""
+        right = (rollouts.scores[:, 0] == 1).nonzero().flatten().tolist()
+        return [prompt_and_attempt(rollouts, row) for row in right]
+
+
+class PairSFT(AnswerSFT):
+    """Supervised fine-tuning on correction pairs (Welleck et al. 2022, arXiv 2211.00053, as used by SCoRe).
+
+    Each wrong answer of the base is paired with a right one to the same problem, and the policy learns to write the
+    right one after the wrong one and the feedback on it. The first attempt is context only.
+    """
+
+    name: ClassVar[str] = "pair_sft"
+
+    def examples(self, learner: Learner, rollouts: Rollouts, update: int) -> list[tuple[list[int], list[int]]]:
+        pairs = self.pairs(rollouts, learner.generator(update, "pairs"))
+        grade = learner.train.feedback
+        said = [learner.task.feedback(rollouts.items[one], rollouts.answers[one][0], grade) for one, _ in pairs]
+        found = []
+        for (one, other), reply in zip(pairs, learner.reference.encode_feedback(said), strict=True):
+            prompt, first = prompt_and_attempt(rollouts, one)
+            found.append(([*prompt, *first, *reply], prompt_and_attempt(rollouts, other)[1]))
+        return found
+
+    def pairs(self, rollouts: Rollouts, generator: torch.Generator) -> list[tuple[int, int]]:  # noqa: ARG002
+        """Rows (first attempt, second attempt)."""
+        return correction_pairs(rollouts)
+
+
+def correction_pairs(rollouts: Rollouts) -> list[tuple[int, int]]:
     """Rows (wrong, right) of attempts at the same prompt; every wrong attempt once, right ones in rotation."""
     pairs = []
+    samples = rollouts.samples
     scores = rollouts.scores[:, 0].view(-1, samples).tolist()
     for g, group in enumerate(scores):
-        right = [g * samples + i for i, score in enumerate(group) if score > 0]
-        wrong = [g * samples + i for i, score in enumerate(group) if score == 0]
+        right = [g * samples + i for i, score in enumerate(group) if score == 1]
+        wrong = [g * samples + i for i, score in enumerate(group) if score < 1]
         if right:
             pairs += [(row, right[i % len(right)]) for i, row in enumerate(wrong)]
     return pairs
 
 
-def attempt_ids(rollouts: Rollouts, row: int, own_only: bool = False) -> list[int]:
-    """Token ids of a single-turn row, without padding: prompt and attempt, or the attempt alone."""
-    turns = rollouts.turn[row].tolist()
-    last = max(t for t, turn in enumerate(turns) if turn != CONTEXT)
-    return [
-        i for i, turn in zip(rollouts.ids[row].tolist()[: last + 1], turns, strict=False) if turn >= 0 or not own_only
-    ]
+def prompt_and_attempt(rollouts: Rollouts, row: int) -> tuple[list[int], list[int]]:
+    """Token ids of a single-turn row: the prompt, and the attempt."""
+    ids, own = rollouts.ids[row], rollouts.own[row]
+    return ids[: int(own.int().argmax())].tolist(), ids[own].tolist()

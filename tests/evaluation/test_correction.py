@@ -138,8 +138,10 @@ def test_the_batch_size_changes_nothing(temperature):
     for batch in (1, 3, 10):
         part, rollouts = evaluate_correction(POLICY, TASK, ITEMS, seed=3, temperature=temperature, batch=batch)
         assert part == whole
-        assert rollouts.items == ITEMS[:batch]  # the first batch, to read
-        assert rollouts.answers == all_rollouts.answers[:batch]
+        # The rollouts of all items come back, to read, as if they had been one batch.
+        assert rollouts.items == ITEMS and rollouts.answers == all_rollouts.answers
+        assert rollouts.ids.tolist() == all_rollouts.ids.tolist()
+        assert rollouts.group.tolist() == list(range(10))
 
 
 def test_the_evaluation_is_that_of_its_rollouts():

@@ -12,13 +12,15 @@ import nbformat
 import pytest
 
 from minirl.cli import main
+from minirl.config import Experiment
 from minirl.errors import RunError
 from minirl.experiments import runner
 from minirl.experiments.registry import Technique, project_root, technique, techniques
-from minirl.experiments.run import load_experiment
+from minirl.experiments.run import load_experiment, load_method
 from minirl.experiments.rundir import read_json, read_metrics
 from minirl.experiments.runner import Job, over_budget, reason, reproduce
 from minirl.tasks import get
+from minirl.techniques.base import OnlinePhase, episodes
 
 SEED = 1
 MEAN_TOLERANCE = 1e-12
@@ -61,8 +63,31 @@ def test_results(job):
         assert all(value is None or math.isfinite(value) for value in scores["metrics"].values())
 
 
+def roll_out_settings(experiment: Experiment, arm: str) -> dict[str, dict]:
+    """How the phases of an arm roll out, by name: turns, samples, until_solved, … Imitation collects single attempts.
+
+    What is special to a technique (another feedback, say) is among them: rollouts with equal settings are equal.
+    """
+    train, found = experiment.train, {}
+    for phase in load_method(experiment, arm).phases(train):
+        own = phase.roll_out or episodes(train) if isinstance(phase, OnlinePhase) else None
+        settings = own.keywords if own else {"turns": 1, "samples": train.turns * train.samples, "collect": True}
+        found[phase.name] = {"until_solved": False, **settings}
+    return found
+
+
+def least_attempts(record: dict, settings: dict, prompts: int) -> float:
+    """Attempts that an update made, from its record. An episode that ends with success goes on only where it is not
+    solved yet; ``accuracy@t`` is then the share that is solved by turn t (or more, if there is partial credit)."""
+    going_on = [1.0] * settings["turns"]
+    if settings["until_solved"]:
+        going_on[1:] = [1 - record[f"accuracy@{turn}"] for turn in range(1, settings["turns"])]
+    return prompts * settings["samples"] * sum(going_on)
+
+
 def test_every_arm_spent_the_same_attempts(job):
-    """Arms generate equally many attempts; in tokens they differ by the lengths of what they wrote."""
+    """Arms generate equally many attempts, or could have: those of an episode that success has ended are not made up
+    for. In tokens they differ by the lengths of what they wrote, too."""
     slug, done = job
     experiment, results = load_experiment(slug, "smoke"), read_json(done.results)
     train = experiment.train
@@ -75,22 +100,32 @@ def test_every_arm_spent_the_same_attempts(job):
         records = read_metrics(done.directory / "arms" / arm / "metrics.jsonl")
         assert [record["update"] for record in records] == list(range(1, train.updates + 1))
         assert records[-1]["generated_tokens"] == scores["generated_tokens"]
-        assert attempts <= scores["generated_tokens"] <= attempts * longest
+        phases = roll_out_settings(experiment, arm)
+        assert {one["turns"] * one["samples"] for one in phases.values()} == {train.turns * train.samples}
+        made = round(sum(least_attempts(record, phases[record["phase"]], train.prompts) for record in records))
+        assert made <= attempts
+        assert made == attempts or any(one["until_solved"] for one in phases.values())
+        assert made <= scores["generated_tokens"] <= attempts * longest
         assert scores["core_s"] > 0
         assert scores["wall_s"] > 0
     assert results["core_s"] == pytest.approx(sum(scores["core_s"] for scores in results["arms"].values()), abs=0.06)
 
 
 def test_every_arm_started_from_the_same_base_on_the_same_problems(job):
+    """Before anything was learned, arms that roll out alike have written the same."""
     slug, done = job
     experiment = load_experiment(slug, "smoke")
-    online = {}
+    written: dict[str, list[dict]] = {}
     for arm in experiment.arms:
         first = read_metrics(done.directory / "arms" / arm / "metrics.jsonl")[0]
-        if "accuracy@1" in first:
-            online[arm] = [first[key] for key in ("accuracy@1", "generated_tokens", "entropy")]
-    assert len(online) >= 2
-    assert all(values == next(iter(online.values())) for values in online.values())
+        settings = roll_out_settings(experiment, arm)[first["phase"]]
+        seen = {key: value for key, value in first.items() if key.startswith("accuracy@") or key == "copy_rate"}
+        written.setdefault(str(sorted(settings.items())), []).append(
+            {**seen, "generated_tokens": first["generated_tokens"]}
+        )
+    assert any(len(arms) > 1 for arms in written.values())
+    for arms in written.values():
+        assert all(arm == arms[0] for arm in arms)
 
 
 def test_page_and_figure(job):

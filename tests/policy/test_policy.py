@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from minirl.errors import MinirlError
 from minirl.policy import fast
-from minirl.policy.logprobs import entropy, pad_rows, token_logprobs
+from minirl.policy.logprobs import entropy, pack, pad_rows, token_logprobs
 from minirl.policy.models import Policy, load_policy, tiny_llama
 from minirl.policy.sampler import ModelDecoder, choose, complete, make_decoder
 from minirl.policy.tokenizer import ALPHABET, EOS, PAD, UNK, char_tokenizer
@@ -157,6 +157,26 @@ def test_pad_rows_by_hand():
     assert lengths.tolist() == [2, 0, 3]
 
 
+def test_pack_by_hand():
+    keep = torch.tensor([[0, 1, 0, 1], [1, 0, 0, 0], [0, 0, 0, 0], [1, 1, 0, 1]]).bool()
+    ids = torch.tensor([[5, 6, 7, 8]] * 4)
+    packed, turn, logprobs = pack(keep, (ids, 0), (ids * 10, -1), (ids / 10, 0.5))
+    # As wide as the row that keeps most; what a row keeps stays in its order, and each tensor has its own filling.
+    assert packed.tolist() == [[6, 8, 0], [5, 0, 0], [0, 0, 0], [5, 6, 8]]
+    assert turn.tolist() == [[60, 80, -1], [50, -1, -1], [-1, -1, -1], [50, 60, 80]]
+    torch.testing.assert_close(
+        logprobs, torch.tensor([[0.6, 0.8, 0.5], [0.5, 0.5, 0.5], [0.5, 0.5, 0.5], [0.5, 0.6, 0.8]])
+    )
+
+
+def test_pack_of_everything_and_of_nothing():
+    ids = random_ids(3, 5)
+    (all_of_it,) = pack(torch.ones(3, 5).bool(), (ids, 0))
+    assert torch.equal(all_of_it, ids)
+    (nothing,) = pack(torch.zeros(3, 5).bool(), (ids, 7))
+    assert nothing.tolist() == [[7], [7], [7]]  # one column, as pad_rows has for empty rows
+
+
 # --- decoders -------------------------------------------------------------------------------------------------------
 
 # Tokens that each of three rows gets at each append: several turns, rows of different length, some left out. Appends
@@ -272,6 +292,16 @@ def test_no_step_is_wasted_when_all_rows_have_stopped():
     result = complete(script, script.logits(), None, limits=torch.tensor([50, 50]), stop_id=1, pad_id=0)
     assert len(script.told) == 1
     assert result.ids.shape == (2, 50) and result.lengths.tolist() == [1, 2]
+
+
+def test_a_row_that_may_write_nothing_writes_nothing():
+    # Row 0 has ended long ago: no token, no log-prob, and the decoder does not hear of it. Row 1 may write one token.
+    script = Script([[4, 4], [3, 5], [4, 1]])
+    result = complete(script, script.logits(), None, limits=torch.tensor([0, 1, 3]), stop_id=1, pad_id=0)
+    assert result.ids.tolist() == [[0, 0, 0], [3, 0, 0], [4, 1, 0]]
+    assert result.lengths.tolist() == [0, 1, 2]
+    assert (result.logprobs != 0).tolist() == [[False] * 3, [True, False, False], [True, True, False]]
+    assert [counts for _, counts in script.told] == [[0, 0, 1]]
 
 
 def test_greedy_takes_the_most_likely_token_at_any_temperature():

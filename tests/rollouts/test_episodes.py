@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from minirl.policy.logprobs import token_logprobs
+from minirl.policy import fast
+from minirl.policy.logprobs import pad_rows, token_logprobs
 from minirl.policy.models import Policy, tiny_llama
 from minirl.rollouts import episodes
-from minirl.rollouts.episodes import roll_out
+from minirl.rollouts.episodes import Rollouts, roll_out
 from minirl.tasks import Item, get, to_dataset
 from minirl.tasks.add import Addition
 
@@ -111,6 +112,16 @@ def test_records_become_a_dataset(scripted):
     dataset = to_dataset(records)
     assert dataset.num_rows == 2
     assert dataset["attempts"][1] == ["14", "141"] and dataset["scores"][1] == [1.0, 0.0] and dataset["group"][1] == 1
+
+
+def test_an_attempt_that_was_cut_off_is_closed_by_a_stop_token_that_is_context(scripted):
+    script = scripted("08907$")  # the limit is three tokens: 089, then 07 and the stop token
+    rollouts = roll_out(POLICY, ADD, [SEVEN], turns=2)
+    assert rollouts.ids.tolist() == [encode("3+4=089$?3+4=07$")]
+    #                                         prompt      089       $ and feedback  07$
+    assert rollouts.turn.tolist() == [[-1] * 4 + [0] * 3 + [-1] * 6 + [1] * 3]
+    assert rollouts.generated_tokens() == 6  # nobody sampled the first stop token
+    assert script.context == [encode("3+4=089$?3+4=07")]  # but the policy has read it
 
 
 def rolled(items, seed=0, policy=POLICY, **settings):
@@ -255,3 +266,284 @@ def test_long_feedback_is_read_to_the_end():
     logprobs = token_logprobs(POLICY.logits(rollouts.ids)[:, :-1], rollouts.ids[:, 1:]).detach()
     own = rollouts.own[:, 1:]
     torch.testing.assert_close(rollouts.logprobs[:, 1:][own], logprobs[own], atol=1e-4, rtol=1e-4)
+
+
+# --- episodes that end with the first right attempt -----------------------------------------------------------------
+
+
+def test_until_solved_by_hand(scripted):
+    # Right at once; right at the second attempt; never right.
+    script = scripted("07$", "15$14$", "8$9$10$")
+    rollouts = roll_out(POLICY, ADD, [SEVEN, FOURTEEN, SEVEN], turns=3, feedback="binary", until_solved=True)
+
+    texts = ["3+4=07$", "5+9=15$-5+9=14$", "3+4=8$-3+4=9$-3+4=10$"]
+    assert rollouts.ids.tolist() == pad_rows([encode(text) for text in texts], POLICY.pad_id)[0].tolist()
+    first, second = [-1] * 4 + [0] * 3, [-1] * 4 + [0] * 3 + [-1] * 5 + [1] * 3
+    third = [-1] * 4 + [0] * 2 + [-1] * 5 + [1] * 2 + [-1] * 5 + [2] * 3
+    assert rollouts.turn.tolist() == pad_rows([first, second, third], -1)[0].tolist()
+    assert rollouts.answers == [["07"], ["15", "14"], ["8", "9", "10"]]
+    # An attempt that was not made scores 0; what tells it from one that failed is ``alive``.
+    assert rollouts.scores.tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 0]]
+    assert rollouts.alive.tolist() == [[True, False, False], [True, True, False], [True, True, True]]
+    assert rollouts.generated_tokens() == 3 + (3 + 3) + (2 + 2 + 3)
+    assert rollouts.longest == 3 * 3  # what a row could have had, not what one has
+    # An episode that has ended is told nothing more: no feedback, and no token of another row.
+    assert script.context == [encode(text)[:-1] for text in texts]
+
+
+def test_when_all_are_solved_there_is_no_further_turn(scripted):
+    scripted("07$", "14$")
+    rollouts = roll_out(POLICY, ADD, [SEVEN, FOURTEEN], turns=3, until_solved=True)
+    assert rollouts.ids.tolist() == [encode("3+4=07$"), encode("5+9=14$")]
+    # The shape is still that of three turns, so that batches can be joined and compared.
+    assert rollouts.scores.tolist() == [[1, 0, 0]] * 2 and rollouts.alive.tolist() == [[True, False, False]] * 2
+
+
+def test_a_right_answer_that_was_cut_off_ends_the_episode_as_it_stands(scripted):
+    scripted("00707$")  # three tokens are the limit, and 007 is right
+    rollouts = roll_out(POLICY, ADD, [SEVEN], turns=2, until_solved=True)
+    assert rollouts.ids.tolist() == [encode("3+4=007")]  # no stop token: nothing follows that it would have to close
+
+
+class Generous(Addition):
+    """Half the credit for what is nearly right."""
+
+    def check(self, item, answer):
+        return 0.5 if answer == "08" else super().check(item, answer)
+
+
+def test_partial_credit_does_not_end_an_episode(scripted):
+    scripted("08$07$")
+    rollouts = roll_out(POLICY, Generous(), [SEVEN], turns=2, until_solved=True)
+    assert rollouts.scores.tolist() == [[0.5, 1.0]] and rollouts.answers == [["08", "07"]]
+
+
+class Lenient(Addition):
+    """An untrained policy gets some of these right: what begins with a lower-case letter."""
+
+    def check(self, item, answer):
+        return answer[:1].islower()
+
+
+@pytest.fixture(params=["fast", "model"])
+def decoder_kind(request, monkeypatch) -> str:
+    """Run a test once with each decoder."""
+    if request.param == "model":
+        monkeypatch.setattr(fast, "supports", lambda model: False)
+    return request.param
+
+
+def lenient(**settings) -> Rollouts:
+    """Three turns, four samples of each of six problems; always the same noise."""
+    generator = torch.Generator().manual_seed(0)
+    return roll_out(
+        POLICY, Lenient(), ITEMS, generator=generator, **{"turns": 3, "samples": 4, "feedback": "binary", **settings}
+    )
+
+
+def test_ending_early_cuts_episodes_off_and_changes_nothing_else(decoder_kind):
+    # The same noise with and without: every row is the long episode up to the end of its first right attempt, although
+    # its neighbours end at other turns or not at all.
+    whole, early = lenient(), lenient(until_solved=True)
+    made = [len(answers) for answers in early.answers]
+    assert set(made) == {1, 2, 3}
+    for b, count in enumerate(made):
+        assert early.answers[b] == whole.answers[b][:count]
+        scores = whole.scores[b].tolist()
+        assert 1.0 not in scores[: count - 1] and (count == 3 or scores[count - 1] == 1.0)
+        assert early.scores[b].tolist() == scores[:count] + [0.0] * (3 - count)
+        end = int((whole.turn[b] == count - 1).nonzero().max()) + 1
+        assert early.ids[b, :end].tolist() == whole.ids[b, :end].tolist()
+        assert early.turn[b, :end].tolist() == whole.turn[b, :end].tolist()
+        torch.testing.assert_close(early.logprobs[b, :end], whole.logprobs[b, :end], atol=1e-5, rtol=1e-5)
+        assert not early.own[b, end:].any() and (early.ids[b, end:] == POLICY.pad_id).all()
+        assert not early.logprobs[b, end:].any()
+
+
+def test_both_decoders_end_the_same_episodes_with_the_same_tokens(monkeypatch):
+    one = lenient(until_solved=True)
+    monkeypatch.setattr(fast, "supports", lambda model: False)
+    two = lenient(until_solved=True)
+    assert one.ids.tolist() == two.ids.tolist() and one.turn.tolist() == two.turn.tolist()
+    assert one.answers == two.answers
+    torch.testing.assert_close(one.logprobs, two.logprobs, atol=1e-5, rtol=1e-5)
+
+
+class Ending(Addition):
+    """Every attempt at a problem of ``ending`` is right, and no other."""
+
+    def __init__(self, *ending: int) -> None:
+        self.ending = ending
+
+    def score(self, item, completion):
+        return float(item.index in self.ending)
+
+
+@pytest.mark.parametrize("ending", [(0,), (1, 4), (0, 1, 2, 3, 4)])
+def test_whoever_goes_on_does_not_notice_who_has_ended(decoder_kind, ending):
+    def play(*ended: int) -> Rollouts:
+        generator = torch.Generator().manual_seed(1)
+        return roll_out(POLICY, Ending(*ended), ITEMS, turns=3, generator=generator, until_solved=True)
+
+    nobody, some = play(), play(*ending)
+    for b in range(6):
+        own = some.turn[b] >= 0
+        if b in ending:
+            assert some.answers[b] == nobody.answers[b][:1]
+        else:
+            assert some.answers[b] == nobody.answers[b]
+            assert some.ids[b][own].tolist() == nobody.ids[b][nobody.own[b]].tolist()
+            torch.testing.assert_close(some.logprobs[b][own], nobody.logprobs[b][nobody.own[b]], atol=1e-5, rtol=1e-5)
+
+
+# --- what is read off a batch, and other batches made from it -------------------------------------------------------
+
+
+def made(rows: list[list[int]], turns: list[list[int]], group: list[int]) -> Rollouts:
+    """Rollouts of given ids and turns; the log-prob of the token at [b, l] is −(10 b + l)."""
+    size = (len(rows), len(rows[0]))
+    return Rollouts(
+        ids=torch.tensor(rows),
+        turn=torch.tensor(turns),
+        logprobs=-(10.0 * torch.arange(size[0])[:, None] + torch.arange(size[1])),
+        scores=torch.tensor([[b, b + 0.5] for b in range(len(rows))]),
+        group=torch.tensor(group),
+        answers=[[f"first of {b}", f"second of {b}"] for b in range(len(rows))],
+        items=[SEVEN] * len(rows),
+        longest=6,
+    )
+
+
+@pytest.mark.parametrize(
+    ("group", "samples"),
+    [
+        ([0, 0, 0, 1, 1, 1], 3),
+        ([0, 1, 2], 1),
+        ([4, 4], 2),
+        ([0, 0, 1], 1),  # not equally many: no number of rows is a group
+        ([0, 0, 1, 1, 1, 1], 1),
+    ],
+)
+def test_samples_are_the_rows_per_prompt(group, samples):
+    assert made([[3]] * len(group), [[0]] * len(group), group).samples == samples
+
+
+SHARED = {
+    # Four tokens of prompt in the first group, six in the second: four are equal everywhere, and the fourth predicts
+    # the first own token of the shorter rows.
+    "prompts of different lengths": (
+        [[3, 4, 5, 6, 9, 9, 0, 0], [3, 4, 5, 6, 8, 0, 0, 0], [7, 4, 7, 4, 7, 4, 9, 9], [7, 4, 7, 4, 7, 4, 8, 0]],
+        [[-1] * 4 + [0, 0, -1, -1], [-1] * 4 + [0] + [-1] * 3, [-1] * 6 + [0, 0], [-1] * 6 + [0, -1]],
+        [0, 0, 1, 1],
+        3,
+    ),
+    # Rows of the first group read different contexts from their third token on, as after feedback.
+    "rows that differ inside a group": (
+        [[3, 4, 5, 6, 9], [3, 4, 8, 6, 9], [7, 7, 7, 7, 9], [7, 7, 7, 7, 9]],
+        [[-1, -1, -1, -1, 0]] * 4,
+        [0, 0, 1, 1],
+        1,
+    ),
+    "rows that differ in another group": (
+        [[7, 7, 7, 7, 9], [7, 7, 7, 7, 9], [3, 4, 5, 6, 9], [3, 4, 8, 6, 9]],
+        [[-1, -1, -1, -1, 0]] * 4,
+        [0, 0, 1, 1],
+        1,
+    ),
+    # Both rows said the same. Own tokens are what is learned, so logits are needed there, however equal they are.
+    "own tokens that are equal": ([[3, 4, 9, 9, 5], [3, 4, 9, 9, 5]], [[-1, -1, 0, 0, -1]] * 2, [0, 0], 1),
+    # Equal tokens behind a difference help nobody: they were read after different things.
+    "equal again later": ([[3, 4, 5, 5, 9], [3, 8, 5, 5, 9]], [[-1, -1, -1, -1, 0]] * 2, [0, 0], 0),
+    "every row its own group": ([[3, 4, 5, 9], [8, 4, 9, 9]], [[-1, -1, -1, 0], [-1, -1, 0, 0]], [0, 1], 1),
+    "nothing in common": ([[3, 9], [4, 9]], [[-1, 0], [-1, 0]], [0, 0], 0),
+    "nothing but own tokens": ([[9, 9], [9, 9]], [[0, 0], [0, 0]], [0, 0], 0),
+}
+
+
+@pytest.mark.parametrize("case", SHARED)
+def test_shared_by_hand(case):
+    rows, turns, group, shared = SHARED[case]
+    assert made(rows, turns, group).shared == shared
+
+
+@pytest.mark.parametrize("keep", ["everything", "the second attempts", "feedback and second attempts"])
+def test_what_is_shared_may_be_read_once_a_group(keep):
+    # The meaning of ``shared``: the prompt of a group computed once gives the logits that each row gets by itself, at
+    # all positions that predict own tokens.
+    whole = rolled([*ITEMS[:2], ADD.item(0, 0, 5)], turns=2, samples=3)
+    after_first = (whole.turn == 0).cumsum(1) == (whole.turn == 0).sum(1, keepdim=True)
+    rollouts = {
+        "everything": whole,
+        "the second attempts": whole.keep((whole.own.cumsum(1) == 0) | (whole.turn == 1)),
+        "feedback and second attempts": whole.keep(after_first & (whole.turn != 0)),
+    }[keep]
+    assert rollouts.samples == 3
+    start = rollouts.shared
+    assert (start > 0) == (keep != "feedback and second attempts")  # some feedback is preceded by a stop token
+    logits = POLICY.logits(rollouts.ids[:, :-1], 3, start)
+    by_row = torch.cat([POLICY.logits(row[None, :-1])[:, start:] for row in rollouts.ids])
+    torch.testing.assert_close(logits, by_row, atol=1e-4, rtol=1e-4)
+    assert not rollouts.own[:, : start + 1].any()
+
+
+# Two episodes of two attempts: prompt 3 4, attempt 5, feedback 6 7, attempt 8 9; and the second without feedback but
+# with a longer first attempt.
+TWO = made(
+    [[3, 4, 5, 6, 7, 8, 9], [3, 4, 5, 5, 6, 8, 0]], [[-1, -1, 0, -1, -1, 1, 1], [-1, -1, 0, 0, -1, 1, -1]], [0, 0]
+)
+
+
+def test_keep_drops_the_first_attempt_and_the_feedback():
+    prompt = torch.tensor([[1, 1, 0, 0, 0, 0, 0]] * 2).bool()
+    kept = TWO.keep(prompt | (TWO.turn == 1))
+    assert kept.ids.tolist() == [[3, 4, 8, 9], [3, 4, 8, 0]]  # as long as the longest; the rest is padding
+    assert kept.turn.tolist() == [[-1, -1, 1, 1], [-1, -1, 1, -1]]
+    # Log-probs move along with their tokens; they are those of sampling, when the whole episode was in view.
+    assert kept.logprobs.tolist() == [[0, -1, -5, -6], [-10, -11, -15, 0]]
+    assert kept.generated_tokens() == 3 and kept.own.tolist() == [
+        [False, False, True, True],
+        [False, False, True, False],
+    ]
+    assert torch.equal(kept.scores, TWO.scores) and kept.answers == TWO.answers and kept.items == TWO.items
+    assert kept.samples == 2 and kept.shared == 1
+    assert TWO.ids.shape == (2, 7) and TWO.generated_tokens() == 3 + 3  # the episodes themselves are as they were
+
+
+def test_keep_can_say_which_tokens_are_own():
+    # Feedback to be learned, as if the policy had written it in its first turn.
+    said = torch.tensor([[0, 0, 0, 1, 1, 0, 0], [0, 0, 0, 0, 1, 0, 0]]).bool()
+    everything = torch.tensor([[1] * 7, [1] * 6 + [0]]).bool()
+    kept = TWO.keep(everything, turn=torch.where(said, 0, TWO.turn))
+    assert kept.ids.tolist() == TWO.ids.tolist() and kept.logprobs[0].tolist() == TWO.logprobs[0].tolist()
+    assert kept.turn.tolist() == [[-1, -1, 0, 0, 0, 1, 1], [-1, -1, 0, 0, 0, 1, -1]]
+    assert kept.generated_tokens() == 6 + 3
+    # Both at once: the turns are stated for the episode as it was, before anything is dropped.
+    alone = TWO.keep(said | (TWO.turn == 1), turn=torch.where(said, 0, TWO.turn))
+    assert alone.ids.tolist() == [[6, 7, 8, 9], [6, 8, 0, 0]] and alone.turn.tolist() == [[0, 0, 1, 1], [0, 1, -1, -1]]
+
+
+def test_join_by_hand():
+    wide = made([[3, 4, 5, 6, 7]] * 2, [[-1, -1, 0, -1, 1]] * 2, [0, 1])
+    narrow = made([[8, 9]] * 2, [[-1, 0]] * 2, [0, 0])
+    narrow.longest = 4
+    joined = Rollouts.join([wide, narrow, wide])
+    assert joined.ids.tolist() == [[3, 4, 5, 6, 7]] * 2 + [[8, 9, 0, 0, 0]] * 2 + [[3, 4, 5, 6, 7]] * 2
+    assert joined.turn[2].tolist() == [-1, 0, -1, -1, -1]  # what was added is nobody's own
+    assert joined.logprobs[2:4].tolist() == [[0, -1, 0, 0, 0], [-10, -11, 0, 0, 0]]
+    assert joined.group.tolist() == [0, 1, 2, 2, 3, 4]  # the same number in two parts is not the same prompt
+    assert joined.scores.tolist() == [[0, 0.5], [1, 1.5]] * 3
+    assert joined.answers == wide.answers * 3 and joined.items == [SEVEN] * 6
+    assert joined.longest == 6 and joined.generated_tokens() == 4 + 2 + 4
+
+
+def test_parts_joined_are_the_batch():
+    # Rolled out one after the other with one generator, which goes on where it stood.
+    whole = lenient(until_solved=True)
+    generator = torch.Generator().manual_seed(0)
+    settings = {"turns": 3, "samples": 4, "feedback": "binary", "until_solved": True, "generator": generator}
+    parts = [roll_out(POLICY, Lenient(), ITEMS[a:b], **settings) for a, b in ((0, 1), (1, 4), (4, 6))]
+    joined = Rollouts.join(parts)
+    assert joined.ids.tolist() == whole.ids.tolist() and joined.turn.tolist() == whole.turn.tolist()
+    assert joined.scores.tolist() == whole.scores.tolist() and joined.group.tolist() == whole.group.tolist()
+    assert joined.answers == whole.answers and joined.items == whole.items and joined.longest == whole.longest
+    torch.testing.assert_close(joined.logprobs, whole.logprobs, atol=1e-5, rtol=1e-5)

@@ -1,5 +1,6 @@
 """What the reader sees: figures from hand-made data, the rollout viewer on hostile text, the source viewer."""
 
+import itertools
 import math
 import re
 import subprocess
@@ -14,9 +15,13 @@ from minirl.rollouts.episodes import CONTEXT, Rollouts, roll_out
 from minirl.show.figures import (
     LiveCurves,
     arm_colours,
+    confidence_critique,
+    correction_bounds,
     correction_matrix,
     effect_forest,
+    feedback_gap,
     learning_curves,
+    solved_within,
     sweep,
 )
 from minirl.show.rollouts import repeated, rescued, show_rollouts, spoiled
@@ -110,6 +115,92 @@ def test_sweep_draws_a_band_a_series():
     assert axes.lines[0].get_xydata().tolist() == [[0, 0.5], [1, 0.6], [2, 0.7]]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "0.5", "5"]
     assert sweep("x", [1, 10], {"a": points[:2]}, x_scale="log").get_axes()[0].get_xscale() == "log"
+
+
+def test_solved_within_draws_arms_and_what_is_known_without_a_run():
+    curves = {"base": [(0.2, 0.1, 0.3), (0.3, 0.2, 0.4)], "ufo": [(0.2, 0.1, 0.3), (0.4, 0.3, 0.5)]}
+    bars = {"base": (0.75, 0.7, 0.8), "ufo": (0.96, 0.9, 1.0)}
+    figure = solved_within(curves, {"enumeration": [0.25, 0.5], "repeating": [0.25, 0.25]}, bars, "different / made")
+    lines, shares = figure.get_axes()
+    assert [line.get_xydata().tolist() for line in lines.lines] == [
+        [[1, 0.25], [2, 0.5]],
+        [[1, 0.25], [2, 0.25]],
+        [[1, 0.2], [2, 0.3]],
+        [[1, 0.2], [2, 0.4]],
+    ]
+    assert len(lines.collections) == 2  # bands of the arms
+    assert lines.get_ylim()[0] == 0 and lines.get_ylim()[1] > 0.5
+    assert [bar.get_width() for bar in shares.patches] == [0.75, 0.96]
+    assert [list(line.get_xdata()) for line in shares.lines] == [[0.7, 0.8], [0.9, 1.0]]
+    assert {"enumeration", "repeating", "base", "ufo", "0.75", "0.96", "different / made"} <= set(texts(figure))
+
+
+def test_feedback_gap_has_two_dots_an_arm_and_a_curve_an_arm_that_acted():
+    metrics = {"base": {"accuracy@1": 0.0, "accuracy@2": 0.5}, "arm": {"accuracy@1": 0.75, "accuracy@2": 0.25}}
+    curves = {"arm": [{"update": 1, "accuracy@1": 0.5}, {"update": 2, "accuracy@1": 1.0}], "sft": [{"update": 1}]}
+    figure = feedback_gap(metrics, curves, smooth=2, colours={"arm": "#0072B2"})
+    dots, lines = figure.get_axes()
+    # For every arm a line from dot to dot, the dot after feedback, the dot without.
+    assert [list(line.get_xdata()) for line in dots.lines] == [[0.0, 0.5], [0.5], [0.0], [0.75, 0.25], [0.25], [0.75]]
+    assert [line.get_marker() for line in dots.lines[1:3]] == ["D", "o"]
+    assert [label.get_text() for label in dots.get_yticklabels()] == ["base", "arm"]
+    (curve,) = lines.lines
+    assert curve.get_xydata().tolist() == [[1, 0.5], [2, 0.75]]
+    assert curve.get_color() == dots.lines[5].get_color() == "#0072B2"
+    assert {"without feedback (attempt 1)", "after feedback (attempt 2)"} <= set(texts(figure))
+
+
+# Accuracies and levels of three arms; 0.5 · 0.9 + 0.5 · 0.1 and so on.
+HABITS = {
+    "base": {"accuracy@1": 0.5, "accuracy@2": 0.5, "confidence_level": 0.9, "critique_level": 0.1, "rss": 0.5},
+    "keep": {"accuracy@1": 0.6, "accuracy@2": 0.6, "confidence_level": 1.0, "critique_level": 0.0, "rss": 0.5},
+    "fix": {"accuracy@1": 0.5, "accuracy@2": 0.7, "confidence_level": 0.8, "critique_level": 0.6, "rss": 0.9},
+}
+
+
+def dots(axes):
+    return [tuple(line.get_xydata()[0]) for line in axes.lines if line.get_marker() == "o"]
+
+
+def test_confidence_critique_shows_levels_the_dial_and_the_score():
+    figure = confidence_critique(HABITS, ["keep", "fix"])
+    plane, scores = figure.get_axes()
+    assert dots(plane) == [(0.9, 0.1), (1.0, 0.0), (0.8, 0.6)]
+    assert [[1.0, 0.0], [0.8, 0.6]] in [
+        line.get_xydata().tolist() for line in plane.lines
+    ]  # the dial, from keep to fix
+    assert dots(scores) == [(0.5, 0), (0.5, 1), (0.9, 2)]
+    assert {"base", "keep", "fix", "0.50", "0.90", "equal accuracy@2, given accuracy@1 of base (0.500)"} <= set(
+        texts(figure)
+    )
+    # On a grey line 0.5 · CL + 0.5 · CS is what is written on it.
+    grey = [line.get_xydata() for line in plane.lines if line.get_zorder() < 1]
+    levels = [0.5 * ends.sum(1) for ends in grey]
+    assert len(levels) > 3 and all(abs(start - end) < 1e-9 for start, end in levels)
+    assert f"{levels[2][0]:.2f}" in texts(figure)
+
+
+def test_correction_bounds_shows_what_an_accuracy_is_made_of():
+    figure = correction_bounds(HABITS, lambda first: (first**2, 1 - (1 - first) ** 2))
+    plane, parts = figure.get_axes()
+    assert dots(plane) == [(0.5, 0.5), (0.6, 0.6), (0.5, 0.7)]
+    assert plane.lines[0].get_xydata()[25].tolist() == [0.5, 0.25]
+    assert plane.lines[1].get_xydata()[25].tolist() == [0.5, 0.75]
+    bars = [(round(bar.get_x(), 9), round(bar.get_width(), 9)) for bar in parts.patches]
+    assert bars[:3] == [(0, 0.45), (0, 0.6), (0, 0.4)]  # stayed right: 0.5 · 0.9, 0.6 · 1, 0.5 · 0.8
+    assert bars[3:] == [(0.45, 0.05), (0.6, 0.0), (0.4, 0.3)]  # rescued: 0.5 · 0.1, 0, 0.5 · 0.6
+    brackets = [line.get_xdata() for line in parts.lines if len(line.get_xdata()) == 4]
+    assert [tuple(round(x, 9) for x in ends[::2]) for ends in brackets] == [(0.25, 0.75), (0.36, 0.84), (0.25, 0.75)]
+    assert {"stayed right", "rescued", "bounds", "accuracy@1", "fix"} <= set(texts(figure))
+
+
+def test_names_of_close_points_do_not_overlap():
+    points = {f"arm {i}": {**HABITS["base"], "accuracy@2": 0.99 + i / 1000} for i in range(8)}
+    plane = correction_bounds(points, lambda first: (first**2, 1 - (1 - first) ** 2)).get_axes()[0]
+    places = [text.xyann for text in plane.texts]
+    assert [text.get_text() for text in plane.texts] == list(points)  # from below, as the points lie
+    assert all(above[1] - below[1] > 0.07 for below, above in itertools.pairwise(places))
+    assert max(y for _, y in places) <= 1
 
 
 def test_figures_render_without_pyplot_and_leave_settings_alone():

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minirl.tasks import Item
-from minirl.tasks.bucket import Bucket, distinct, enumeration, independent, repeating
+from minirl.tasks.bucket import Bucket, enumeration, independent, repeating
 
 BUCKET = Bucket()
 ITEM = Item("bucket", 0, 0, 3, "bkqz=", "q")
@@ -46,7 +46,7 @@ def test_the_same_prompt_has_another_answer_under_another_index() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "score", "tried"),
+    ("answer", "score", "admissible"),
     [
         ("q", 1.0, 1),
         (" q\n", 1.0, 1),
@@ -64,25 +64,43 @@ def test_the_same_prompt_has_another_answer_under_another_index() -> None:
         (" " * 256 + "q", 0.0, 0),  # too long
     ],
 )
-def test_scores_and_what_counts_as_a_try(answer: str, score: float, tried: int) -> None:
+def test_scores_and_what_counts_as_a_try(answer: str, score: float, admissible: int) -> None:
     assert BUCKET.score(ITEM, answer) == score
-    assert distinct(ITEM, [answer]) == tried
+    assert BUCKET.admissible(ITEM, answer) is bool(admissible)
     assert BUCKET.feedback(ITEM, answer, "binary") == ("+" if score else "-") + "bkqz="
     assert BUCKET.feedback(ITEM, answer) == "?bkqz="
-
-
-def test_distinct_candidates() -> None:
-    assert distinct(ITEM, []) == 0
-    assert distinct(ITEM, ["b", "b", " b"]) == 1
-    assert distinct(ITEM, ["b", "k", "b", "z", "a", "", "kz"]) == 3
-    assert distinct(ITEM, list("bkqz")) == 4
-    assert distinct(ITEM, (text for text in "qb")) == 2
 
 
 def test_corruption_is_any_other_candidate() -> None:
     wrong = Counter(BUCKET.corrupt(ITEM, random.Random(i)) for i in range(600))
     assert set(wrong) == {"b", "k", "z"}
     assert all(150 <= count <= 250 for count in wrong.values())  # 200 each, give or take four deviations
+
+
+def test_a_careless_attempt_is_any_candidate() -> None:
+    # Nobody can know better, so neither the rate nor the right answer makes a difference.
+    for rate in (0.0, 1.0):
+        said = Counter(BUCKET.careless(ITEM, random.Random(i), rate) for i in range(600))
+        assert set(said) == set("bkqz")
+        assert all(107 <= count <= 193 for count in said.values())  # 150 each, give or take four deviations
+
+
+@pytest.mark.parametrize(
+    ("history", "said"),
+    [
+        ([("b", "-")], "kqz"),
+        ([("b", "-"), ("k", "-")], "qz"),
+        ([("b", "-"), ("k", "-"), ("b", "-")], "qz"),
+        ([("b", "-"), ("k", "-"), ("z", "-")], "q"),  # then there is only one left
+        ([("b", "?"), ("k", "?")], "qz"),  # a nudge says nothing of them, but something else is still worth a try
+        ([("b", "?"), ("k", "?"), ("q", "?"), ("z", "?")], "bkqz"),  # until nothing is left
+        ([("b", "-"), ("q", "+")], "q"),  # what was called right is repeated
+        ([("x", "-")], "bkqz"),  # a slip of the pen, which rules nothing out
+    ],
+)
+def test_a_revised_attempt_is_one_not_made_before(history: list[tuple[str, str]], said: str) -> None:
+    episode = [(attempt, f"{sign}bkqz=") for attempt, sign in history]
+    assert {BUCKET.revise(ITEM, episode, random.Random(i), 0.0) for i in range(100)} == set(said)
 
 
 def test_nine_turns_with_ten_candidates_fit_into_a_context() -> None:
@@ -119,8 +137,7 @@ def test_success_by_hand() -> None:
 @pytest.mark.parametrize(("m", "t"), [(m, t) for m, t in SMALL if t])
 def test_unique_answers_of_the_independent_player(m: int, t: int) -> None:
     # A candidate is right with probability 1/m, so success is the mean number of distinct candidates over m.
-    item = Item("bucket", 0, 0, m - 1, "bkqz"[:m] + "=", "b")
-    tried = [distinct(item, attempts) for attempts in product(item.prompt[:-1], repeat=t)]
+    tried = [len(set(attempts)) for attempts in product(range(m), repeat=t)]
     assert sum(tried) / len(tried) / m == pytest.approx(independent(m, t))
 
 
@@ -133,13 +150,11 @@ def test_impossible_games_are_refused(closed_form: Callable[[int, int], float]) 
 
 
 @settings(max_examples=300, deadline=None, derandomize=True, database=None)
-@given(st.lists(st.text(max_size=3) | st.sampled_from("bkqza="), max_size=8))
-def test_distinct_is_total_and_bounded(completions: list[str]) -> None:
-    tried = distinct(ITEM, completions)
-    assert 0 <= tried <= min(4, len(completions))
-    assert distinct(ITEM, completions * 2) == tried
-    solved = any(BUCKET.score(ITEM, text) for text in completions)
-    assert distinct(ITEM, [*completions, "q"]) == tried + (not solved)
+@given(st.text(max_size=3) | st.sampled_from("bkqza="))
+def test_what_is_admissible_would_be_right_of_some_item(completion: str) -> None:
+    # The same prompt with each of its candidates as the answer.
+    twins = [Item("bucket", 0, index, 3, "bkqz=", answer) for index, answer in enumerate("bkqz")]
+    assert BUCKET.admissible(ITEM, completion) == any(BUCKET.score(twin, completion) for twin in twins)
 
 
 @settings(max_examples=300, deadline=None, derandomize=True, database=None)

@@ -172,3 +172,28 @@ def test_steps_explain_scores(completion: str) -> None:
         assert all(steps[:first]) and (first == 3 or not steps[first])
     spans = step_spans(completion)
     assert "".join(completion[start:stop] for start, stop in spans) == completion.strip()
+
+
+@pytest.mark.parametrize(
+    ("attempt", "said", "kept"),
+    [
+        ("+70-47*24", "-b", "+70"),  # the first step was right, and stays
+        ("+70-46*23", "-c", "+70-46"),
+        ("+71-47*24", "-a", ""),
+        ("+70-47*24", "-", ""),  # told that it is wrong, but not where: all is done anew
+        ("+70-47*24", "?", ""),
+        ("", "-a", ""),
+    ],
+)
+def test_a_revised_attempt_keeps_the_steps_before_the_error(attempt: str, said: str, kept: str) -> None:
+    history = [("+99", "-a3+7-4*2="), (attempt, f"{said}3+7-4*2=")]  # the last word counts
+    careful = {CHAIN.revise(ITEM, history, random.Random(i), 0.0) for i in range(5)}
+    assert careful == {ITEM.answer}
+    # However careless: what is kept is not done again.
+    assert all(CHAIN.revise(ITEM, history, random.Random(i), 1.0).startswith(kept) for i in range(50))
+
+
+def test_a_revised_attempt_repeats_what_was_called_right() -> None:
+    # Also one that got there by two wrong steps.
+    for attempt in (ITEM.answer, "+71-46*22"):
+        assert CHAIN.revise(ITEM, [(attempt, "+3+7-4*2=")], random.Random(0), 1.0) == attempt

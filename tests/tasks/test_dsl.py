@@ -252,14 +252,39 @@ def test_answers_by_another_spelling_are_right() -> None:
         ("s=", 0.0, 0),
         ("s" * MAX_OPERATIONS, 1.0, None),
         ("s" * (MAX_OPERATIONS + 1), 0.0, 0),
-        ("s\xa0", 0.0, 3),  # not ASCII, though strip() takes it for space
-        (" " * 256 + "s", 0.0, 3),  # too long
+        ("s\xa0", 0.0, 0),  # not ASCII, though strip() takes it for space
+        (" " * 256 + "s", 0.0, 0),  # too long
+        # What comes before the last ! is the model's own working, whatever it says.
+        ("12345!s", 1.0, None),
+        ("!s\n", 1.0, None),
+        ("r!s", 1.0, None),
+        ("r!s!r!s", 1.0, None),
+        ("s!r", 0.0, 1),  # r is the answer, and the first example happens to be descending
+        ("s!", 0.0, 0),  # nothing came of it
+        ("s!s s", 0.0, 0),
+        ("!" * 255 + "s", 1.0, None),
+        ("!" * 256 + "s", 0.0, 0),  # too long all the same
     ],
 )
 def test_scores(answer: str, score: float, first_failure: int | None) -> None:
     item = problem("321>123;4053>0345;11420>01124=", "s")
     assert DSL.score(item, answer) == score
     assert DSL.first_failure(item, answer) == first_failure
+
+
+@pytest.mark.parametrize(
+    ("completion", "program"), [("s", "s"), (" s\n", "s"), ("12!rs", "rs"), ("a!b!rs", "rs"), ("s!", ""), ("", "")]
+)
+def test_the_program_is_what_follows_the_last_exclamation_mark(completion: str, program: str) -> None:
+    assert DSL.read(completion) == program
+
+
+@pytest.mark.parametrize("level", DSL.levels)
+def test_there_is_room_for_a_guess_at_an_output(level: int) -> None:
+    # An output of five digits, the sign after it, and a program with one operation too many.
+    for item in DSL.items(4, range(20), level):
+        longest = max(len(pair.split(">")[1]) for pair in item.prompt.removesuffix("=").split(";"))
+        assert len("9" * longest + "!" + item.answer + "r") <= DSL.max_answer_chars(level)
 
 
 def test_hidden_inputs_refuse_what_fits_three_examples_by_luck() -> None:
@@ -296,6 +321,9 @@ def test_corruption_is_a_bug_that_shows() -> None:
         ("sort", "-321>?!"),
         ("__import__('os')", "-321>?!"),
         ("us", "-11420>0124!"),
+        ("123!r", "-4053>3504!"),  # of the program, not of what was written before it
+        ("s!i", "-321>432!"),
+        ("i!", "-321>?!"),
     ],
 )
 def test_example_feedback(answer: str, head: str) -> None:

@@ -104,6 +104,49 @@ def test_corruption_is_any_other_code() -> None:
     assert wrong == set(codes(2, 4)) - {"bc"}
 
 
+def test_a_careless_attempt_is_any_code() -> None:
+    # Nobody can know better, so neither the rate nor the right answer makes a difference.
+    item = Item("guess", 0, 0, 1, "#2,abcd=", "bc")
+    for rate in (0.0, 1.0):
+        said = Counter(GUESS.careless(item, random.Random(i), rate) for i in range(1600))
+        assert set(said) == set(codes(2, 4))
+        assert all(61 <= count <= 139 for count in said.values())  # 100 each, give or take four deviations
+
+
+@pytest.mark.parametrize(
+    ("history", "said"),
+    [
+        ([("cb", "-**")], "bc"),  # both letters, the other way round
+        ([("ab", "-.*")], "bc bd"),  # no a; b is in the code, but not second, hence first
+        ([("ab", "-.*"), ("bd", "-+.")], "bc"),
+        ([(" ab\n", "-.*")], "bc bd"),  # as the scorer has read it
+        ([("bc", "+")], "bc"),
+        ([("ab", "?"), ("cb", "-**")], "bc"),
+        ([("ab", "-")], "aa ac ad ba bb bc bd ca cb cc cd da db dc dd"),  # binary: that one is out
+        ([("ab", "?")], "aa ab ac ad ba bb bc bd ca cb cc cd da db dc dd"),
+        ([("abc", "-")], "aa ab ac ad ba bb bc bd ca cb cc cd da db dc dd"),  # no code, so it rules nothing out
+    ],
+)
+def test_a_revised_attempt_agrees_with_all_that_was_said(history: list[tuple[str, str]], said: str) -> None:
+    item = Item("guess", 0, 0, 1, "#2,abcd=", "bc")
+    episode = [(attempt, f"{signs}#2,abcd=") for attempt, signs in history]
+    assert {GUESS.revise(item, episode, random.Random(i), 0.0) for i in range(300)} == set(said.split())
+
+
+@pytest.mark.parametrize("grade", ["binary", "located"])
+def test_a_player_who_heeds_what_is_said_finds_the_code(grade: str) -> None:
+    # A wrong attempt rules itself out at least, and the right code is never ruled out: nothing is said twice, and the
+    # game is over after as many turns as there are codes.
+    for item in GUESS.items(1, range(20), 1):
+        history: list[tuple[str, str]] = []
+        rng = random.Random(item.index)
+        while not history or history[-1][0] != item.answer:
+            attempt = GUESS.revise(item, history, rng, 1.0) if history else GUESS.careless(item, rng, 1.0)
+            history.append((attempt, GUESS.feedback(item, attempt, grade)))
+        tried = [attempt for attempt, _ in history]
+        assert len(set(tried)) == len(tried) <= 16
+
+
 # --- what is consistent ----------------------------------------------------------------------------------------------
 
 
@@ -122,7 +165,8 @@ def test_corruption_is_any_other_code() -> None:
         ([("ab", "-")], "aa ac ba bb bc ca cb cc"),  # binary
         ([("ab", "-"), ("ab", "-")], "aa ac ba bb bc ca cb cc"),
         ([("ab", "?")], "aa ab ac ba bb bc ca cb cc"),  # a nudge
-        ([(" ab ", "-**")], "ba"),
+        ([(GUESS.read(" ab\n"), "-**")], "ba"),
+        ([(" ab\n", "-**")], ""),  # a completion that nobody has read is no code
         ([("abc", "-"), ("", "-"), ("²", "?")], "aa ab ac ba bb bc ca cb cc"),  # no codes, no information
         # Contradictions, or what is never said:
         ([("ab", "-**"), ("ab", "-..")], ""),
@@ -148,12 +192,12 @@ def test_the_hidden_code_stays_and_the_set_never_grows(item: Item, attempts: lis
     history: list[tuple[str, str]] = []
     before = set(codes(*size))
     for completion, grade in attempts:
-        history.append((completion, said(item, completion, grade)))
+        history.append((GUESS.read(completion), said(item, completion, grade)))
         left = consistent(history, *size)
         assert item.answer in left and set(left) <= before
-        if completion.strip() in codes(*size) and grade != "nudge":
+        if GUESS.read(completion) in codes(*size) and grade != "nudge":
             # An attempt at a code says at least whether it was that one.
-            assert (completion.strip() in left) == (completion.strip() == item.answer)
+            assert (GUESS.read(completion) in left) == (GUESS.read(completion) == item.answer)
         before = set(left)
     assert consistent(history[::-1], *size) == consistent(history, *size)  # the order of what was said is no matter
 

@@ -38,6 +38,7 @@ ITEMS_PER_LEVEL = 300
 # dsl: the first digit goes last; 13784 → without the first 3784 → running sum 3, 10, 18, 22, that is 3082 → plus one
 #   4193. 96056 → 6056 → 6, 6, 11, 17: 6617 → 7728. 19071 → 9071 → 9, 9, 16, 17: 9967 → 0078.
 # guess: two of the letters a to d; four of them.
+# lookup: the codes of G and of ooi, which are what they are.
 GOLDEN = {
     "add": {(0, 0, 1): ("2+6=", "08"), (3, 17, 2): ("52+29=", "081")},
     "bucket": {(0, 0, 1): ("rg=", "r"), (3, 17, 4): ("pmayu=", "u")},
@@ -49,6 +50,7 @@ GOLDEN = {
         (3, 17, 3): ("13784>4193;96056>7728;19071>0078=", "fai"),
     },
     "guess": {(0, 0, 1): ("#2,abcd=", "bc"), (3, 17, 4): ("#4,abcd=", "caab")},
+    "lookup": {(0, 0, 1): ("G=", "cfa"), (3, 17, 4): ("ooi=", "bea")},
 }
 
 HOSTILE = {
@@ -177,13 +179,15 @@ def test_items_depend_on_their_coordinates_and_on_nothing_else(task: Task, level
         (task.name, 1, index, level) for index in range(50)
     ]
     # One-digit addition has only 100 prompts, so a few draws coincide by chance. All prompts of guess at a level
-    # are the same: there it is the hidden codes that differ, of which the smallest size has 16.
+    # are the same: there it is the hidden codes that differ, of which the smallest size has 16. Lookup has 8 keys at
+    # its first level.
+    fewest, most_equal = {"guess": (12, 5), "lookup": (8, 12)}.get(task.name, (30, 5))
     drawn, other_seed = (
         [item.answer if task.name == "guess" else item.prompt for item in task.items(seed, range(50), level)]
         for seed in (1, 2)
     )
-    assert len(set(drawn)) >= (12 if task.name == "guess" else 30)
-    assert sum(a == b for a, b in zip(drawn, other_seed, strict=True)) <= 5
+    assert len(set(drawn)) >= fewest
+    assert sum(a == b for a, b in zip(drawn, other_seed, strict=True)) <= most_equal
 
 
 @EVERY_LEVEL
@@ -336,19 +340,92 @@ class Listener(Task):
         return "0"
 
 
-def test_check_only_sees_short_ascii_without_surrounding_whitespace() -> None:
+def test_check_only_sees_some_short_ascii_without_surrounding_whitespace() -> None:
     task = Listener()
     item = task.item(0, 0, 1)
     scores = {name: task.score(item, answer) for name, answer in HOSTILE.items()}
-    assert all(len(answer) <= MAX_ANSWER_CHARS and answer.isascii() for answer in task.seen)
+    assert all(1 <= len(answer) <= MAX_ANSWER_CHARS and answer.isascii() for answer in task.seen)
     refused = {name for name, score in scores.items() if score == 0.0}
     expected = {n for n, answer in HOSTILE.items() if len(answer) > MAX_ANSWER_CHARS or not answer.isascii()}
-    assert refused == expected
+    assert refused == expected | {"empty", "blank"}  # who says nothing is wrong, whatever a task would make of it
     task.seen.clear()
     assert task.score(item, "x" * MAX_ANSWER_CHARS) == 1.0
     assert task.score(item, "x" * (MAX_ANSWER_CHARS + 1)) == 0.0
     assert task.score(item, " 1\n") == 1.0
     assert task.seen == ["x" * MAX_ANSWER_CHARS, "1"]
+
+
+@pytest.mark.parametrize(
+    ("completion", "answer"),
+    [
+        ("7", "7"),
+        (" \t7 \n", "7"),
+        ("7 7", "7 7"),  # space inside is part of what was said
+        ("", ""),
+        (" \n", ""),
+        ("x" * MAX_ANSWER_CHARS, "x" * MAX_ANSWER_CHARS),
+        ("x" * (MAX_ANSWER_CHARS + 1), ""),
+        ("7" + " " * MAX_ANSWER_CHARS, ""),  # too long before anyone looks at what is in it
+        ("７", ""),
+        ("7\xa0", ""),  # which strip() would take for space
+    ],
+)
+def test_read_by_hand(completion: str, answer: str) -> None:
+    assert Listener().read(completion) == answer
+
+
+@EVERY_TASK
+def test_right_answers_and_plausible_mistakes_are_admissible(task: Task) -> None:
+    for item in task.items(10, range(50), task.levels[-1]):
+        assert task.admissible(item, item.answer) and task.admissible(item, f" {item.answer}\n")
+        assert task.admissible(item, task.corrupt(item, random.Random(0)))
+        for nothing in ("", " ", "\xa0", item.answer + "\xa0", " " * MAX_ANSWER_CHARS + item.answer):
+            assert not task.admissible(item, nothing)
+
+
+# --- demonstrations --------------------------------------------------------------------------------------------------
+
+
+def test_careless_by_default() -> None:
+    # The answer is 1, and the typical mistake 0.
+    task, rng = Listener(), random.Random(0)
+    item = task.item(0, 0, 1)
+    assert {task.careless(item, rng, 0.0) for _ in range(50)} == {"1"}
+    assert {task.careless(item, rng, 1.0) for _ in range(50)} == {"0"}
+    mistakes = sum(task.careless(item, rng, 0.3) == "0" for _ in range(2000))
+    assert abs(mistakes / 2000 - 0.3) < 0.041  # four standard errors
+
+
+@pytest.mark.parametrize(
+    ("history", "careful", "careless"),
+    [
+        ([("5", "-=")], "1", "0"),
+        ([("5", "?=")], "1", "0"),
+        ([("5", "+=")], "5", "5"),  # called right, and therefore repeated, whatever the answer is
+        ([("5", "+="), ("6", "-=")], "1", "0"),  # the last word counts
+        ([("5", "-="), ("6", "+=")], "6", "6"),
+    ],
+)
+def test_revise_by_default(history: list[tuple[str, str]], careful: str, careless: str) -> None:
+    task, rng = Listener(), random.Random(0)
+    item = task.item(0, 0, 1)
+    assert {task.revise(item, history, rng, 0.0) for _ in range(20)} == {careful}
+    assert {task.revise(item, history, rng, 1.0) for _ in range(20)} == {careless}
+
+
+@EVERY_LEVEL
+def test_demonstrations_depend_on_the_generator_alone_and_could_have_been_written(task: Task, level: int) -> None:
+    for item in task.items(11, range(20), level):
+        wrong = task.corrupt(item, random.Random(0))
+        history = [(wrong, task.feedback(item, wrong, task.grades[-1]))]
+        for write in (
+            lambda rng, item=item: task.careless(item, rng, 0.5),
+            lambda rng, item=item, history=history: task.revise(item, history, rng, 0.5),
+        ):
+            text = write(random.Random(item.index))
+            assert text == write(random.Random(item.index))
+            assert 1 <= len(text) <= task.max_answer_chars(level) and set(text) <= set(ALPHABET)
+            assert task.admissible(item, text)
 
 
 # --- feedback --------------------------------------------------------------------------------------------------------

@@ -50,9 +50,15 @@ def attempts(*answers: str, samples: int = 4) -> Rollouts:
 
 def test_multi_turn_rl_by_hand():
     # Scores (0, 1, 1) and (1, 0, 0): returns (2, 2, 1) and (1, 0, 0), advantages ±1, ±2, ±1.
-    rollouts = SimpleNamespace(
-        scores=torch.tensor([[0.0, 1.0, 1.0], [1.0, 0.0, 0.0]]),
+    rollouts = Rollouts(
+        ids=torch.zeros(2, 8, dtype=torch.long),
         turn=torch.tensor([[-1, 0, 0, -1, 1, -1, 2, -1], [-1, 0, -1, 1, 1, -1, 2, 2]]),
+        logprobs=torch.zeros(2, 8),
+        scores=torch.tensor([[0.0, 1.0, 1.0], [1.0, 0.0, 0.0]]),
+        group=torch.tensor([0, 0]),
+        answers=[["a", "b", "c"]] * 2,
+        items=ITEMS[:1] * 2,
+        longest=6,
     )
     method, train = MultiTurnRL(beta=0.5), TRAIN.model_copy(update={"turns": 3, "updates": 6})
     (phase,) = method.phases(train)
@@ -62,7 +68,7 @@ def test_multi_turn_rl_by_hand():
     assert credit.kl.tolist() == [[0, 0.5, 0.5, 0, 0.5, 0, 0.5, 0], [0, 0.5, 0, 0.5, 0.5, 0, 0.5, 0.5]]
     assert credit.stats == {"return": 1.5}
     # gamma 0: every attempt for itself
-    credit = MultiTurnRL(gamma=0.0).credit(rollouts, train)
+    credit = MultiTurnRL(gamma=0.0).credit(rollouts)
     assert credit.advantages[0].tolist() == [0, -1, -1, 0, 1, 0, 1, 0]
 
 

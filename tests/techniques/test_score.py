@@ -74,7 +74,7 @@ def test_scores_stay_as_they_were():
     ],
 )
 def test_stage_two_credit_by_hand(gamma, first, second):
-    credit = Score(alpha=2.0, gamma=gamma).credit(rollouts([[0.0, 1.0], [1.0, 1.0]]), stage=2, samples=2)
+    credit = Score(alpha=2.0, gamma=gamma).credit(rollouts([[0.0, 1.0], [1.0, 1.0]]), stage=2)
     expected = [[0, first, first, 0, second, 0], [0, -first, 0, -second, -second, -second]]
     assert credit.advantages.tolist() == expected
 
@@ -82,22 +82,22 @@ def test_stage_two_credit_by_hand(gamma, first, second):
 def test_stage_one_credit_by_hand():
     # wrong → right earns (0, 1), right → wrong (0, 0): with gamma 1 the returns are (1, 1) and (0, 0).
     data = rollouts([[0.0, 1.0], [1.0, 0.0]])
-    credit = Score().credit(data, stage=1, samples=2)
+    credit = Score().credit(data, stage=1)
     assert credit.advantages.tolist() == [[0, 1, 1, 0, 1, 0], [0, -1, 0, -1, -1, -1]]
     assert credit.stats == {"return": 0.5}
     # Without discount back to the first attempt, its tokens are held by the KL term alone.
-    credit = Score(gamma=0.0).credit(data, stage=1, samples=2)
+    credit = Score(gamma=0.0).credit(data, stage=1)
     assert credit.advantages.tolist() == [[0, 0, 0, 0, 1, 0], [0, 0, 0, -1, -1, -1]]
 
 
 def test_logged_return_by_hand():
     # Stage II, α = 2, rewards (0, 3) and (1, 1): returns 3 and 2.
-    assert Score(alpha=2.0).credit(rollouts([[0.0, 1.0], [1.0, 1.0]]), stage=2, samples=2).stats == {"return": 2.5}
+    assert Score(alpha=2.0).credit(rollouts([[0.0, 1.0], [1.0, 1.0]]), stage=2).stats == {"return": 2.5}
 
 
 def test_groups_are_compared_with_themselves():
     # Two groups of two; the second group agrees, so that it teaches nothing, whatever the first one earned.
-    credit = Score(alpha=0.0).credit(rollouts([[0.0, 1.0], [0.0, 0.0], [1.0, 1.0], [1.0, 1.0]]), stage=2, samples=2)
+    credit = Score(alpha=0.0).credit(rollouts([[0.0, 1.0], [0.0, 0.0], [1.0, 1.0], [1.0, 1.0]]), stage=2)
     assert credit.advantages[:2].tolist() == [[0, 1, 1, 0, 1, 0], [0, -1, 0, -1, -1, -1]]
     assert credit.advantages[2:].tolist() == [[0] * 6] * 2
 
@@ -105,7 +105,7 @@ def test_groups_are_compared_with_themselves():
 @pytest.mark.parametrize(("stage", "first"), [(1, 0.75), (2, 0.25)])
 def test_kl_coefficients_by_hand(stage, first):
     # β₁ = 0.25 everywhere, β₂ = 0.5 on top for the first attempt in stage I; context and padding have none.
-    credit = Score(beta_1=0.25, beta_2=0.5).credit(rollouts([[0.0, 1.0], [1.0, 1.0]]), stage=stage, samples=2)
+    credit = Score(beta_1=0.25, beta_2=0.5).credit(rollouts([[0.0, 1.0], [1.0, 1.0]]), stage=stage)
     expected = [[0, first, first, 0, 0.25, 0], [0, first, 0, 0.25, 0.25, 0.25]]
     assert credit.kl.tolist() == expected
 
@@ -127,7 +127,7 @@ def test_phases_carry_the_credit_of_their_stage():
     phases = method.phases(train_config())
     assert all(phase.shuffle_scores for phase in phases)
     for stage, phase in enumerate(phases, start=1):
-        mine, theirs = phase.credit(data), method.credit(data, stage=stage, samples=2)
+        mine, theirs = phase.credit(data), method.credit(data, stage=stage)
         assert torch.equal(mine.advantages, theirs.advantages) and torch.equal(mine.kl, theirs.kl)
     assert not torch.equal(phases[0].credit(data).advantages, phases[1].credit(data).advantages)
 
@@ -136,8 +136,8 @@ def test_without_bonus_stage_two_is_multi_turn_rl():
     generator = torch.Generator().manual_seed(0)
     data = rollouts(torch.randint(0, 2, (8, 2), generator=generator).float().tolist())
     for gamma in (1.0, 0.5, 0.0):
-        score = Score(alpha=0.0, beta_1=0.07, beta_2=9.0, gamma=gamma).credit(data, stage=2, samples=2)
-        naive = MultiTurnRL(beta=0.07, gamma=gamma).credit(data, train_config())
+        score = Score(alpha=0.0, beta_1=0.07, beta_2=9.0, gamma=gamma).credit(data, stage=2)
+        naive = MultiTurnRL(beta=0.07, gamma=gamma).credit(data)
         assert torch.equal(score.advantages, naive.advantages)
         assert torch.equal(score.kl, naive.kl)
         assert score.stats == naive.stats
