@@ -3,14 +3,14 @@
 ``Q=`` → ``bfa``. Every key has one fixed code of three letters, a to f, so a guess is right one time in 216. What a key
 stands for can only be learned: from rare luck, from a demonstration, or from being corrected.
 
-===== ====== ====================================================================================
-level keys   meant for
-===== ====== ====================================================================================
-1     8      what is to be learned: capital letters and digits; a level has those of the one below
-2     16
+===== ====== ==========================================================================
+level keys   codes
+===== ====== ==========================================================================
+1     8      facts: the same everywhere and always
+2     16     (a level has the keys of the one below, and more)
 3     32
-4     18,278 what bases read: one to three small letters. They learn the format, and no fact of use
-===== ====== ====================================================================================
+4     32     drawn anew for every item: nothing to know, only to read. For bases
+===== ====== ==========================================================================
 
 Feedback of the grade ``corrected`` shows what stands in the wrong places: of ``bca`` it says ``-.f.``, a dot where the
 letter was right. So one attempt and its feedback determine the code, and a second attempt takes reading, not knowledge:
@@ -19,23 +19,19 @@ the gap that learning from feedback lives on.
 
 import random
 from collections.abc import Sequence
-from functools import cache
-from itertools import product
-from string import ascii_lowercase, ascii_uppercase, digits
+from string import ascii_uppercase, digits
 
 from minirl.tasks.base import Item, Task
 
 LETTERS = "abcdef"
 LENGTH = 3
-KEYS = {1: 8, 2: 16, 3: 32}
+KEYS = {1: 8, 2: 16, 3: 32, 4: 32}
+FACTS = 3  # the highest level whose codes are facts
 
 
-@cache
-def keys(level: int) -> tuple[str, ...]:
-    """The keys of a level."""
-    if level in KEYS:
-        return tuple(ascii_uppercase + digits)[: KEYS[level]]
-    return tuple("".join(key) for length in (1, 2, 3) for key in product(ascii_lowercase, repeat=length))
+def keys(level: int) -> str:
+    """The keys of a level, one character each."""
+    return (ascii_uppercase + digits)[: KEYS[level]]
 
 
 def code(key: str) -> str:
@@ -49,10 +45,8 @@ class Lookup(Task):
     grades = ("nudge", "binary", "corrected")
 
     def make(self, rng: random.Random, level: int) -> tuple[str, str]:
-        # Small-letter keys of each length equally often, or nearly all would have three.
-        small = "".join(rng.choices(ascii_lowercase, k=rng.randint(1, 3)))
-        key = rng.choice(keys(level)) if level in KEYS else small
-        return f"{key}=", code(key)
+        key = rng.choice(keys(level))
+        return f"{key}=", code(key) if level <= FACTS else "".join(rng.choices(LETTERS, k=LENGTH))
 
     def check(self, item: Item, answer: str) -> bool:
         return answer == item.answer

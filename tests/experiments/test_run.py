@@ -1,5 +1,7 @@
 """What an arm may have of its own in a run: how it is evaluated, and a reference that moves and teaches."""
 
+import json
+
 import torch
 
 from minirl.evaluation.correction import evaluate_correction
@@ -47,6 +49,59 @@ def test_an_arm_may_be_evaluated_in_its_own_way(tmp_path, monkeypatch):
 
 def test_methods_are_evaluated_alike_unless_they_say_otherwise():
     assert MultiTurnRL().evaluation() == score.Score().evaluation() == {}
+
+
+def trained(run: Run, arm: str, accuracies: list[float], monkeypatch) -> None:
+    """Make it look as if ``arm`` had been trained, 100 tokens an update, without training anything."""
+    monkeypatch.setattr(Run, "policy", lambda self, arm: self.base())
+    run.arm_directory(arm).mkdir(parents=True, exist_ok=True)
+    lines = [
+        json.dumps({"update": i, "phase": "RL", "generated_tokens": 100 * i, "accuracy@1": value}) + "\n"
+        for i, value in enumerate(accuracies, start=1)
+    ]
+    (run.arm_directory(arm) / "metrics.jsonl").write_text("".join(lines))
+
+
+def stored(run: Run, arm: str) -> dict:
+    return json.loads((run.arm_directory(arm) / "evaluation.json").read_text())
+
+
+def test_what_a_technique_reads_off_the_records_of_training_is_evaluated(tmp_path, monkeypatch):
+    read: list[list[dict]] = []
+
+    def learning(records):
+        read.append(list(records))
+        return {"best": max(record["accuracy@1"] for record in records), "copy_rate": 0.125}
+
+    run = opened(tmp_path)
+    trained(run, "naive", [0.25, 0.75, 0.5], monkeypatch)
+    plain, _ = run.evaluate("naive")
+    before = stored(run, "naive")
+    assert "best" not in plain.metrics and before["metrics"] == plain.metrics  # a module need not have it
+    assert "copy_rate" in plain.metrics and plain.metrics["copy_rate"] != 0.125
+
+    monkeypatch.setattr(score, "learning", learning, raising=False)
+    evaluation, rollouts = run.evaluate("naive")
+    assert read == [run.metrics("naive")] and [record["accuracy@1"] for record in read[0]] == [0.25, 0.75, 0.5]
+    # Beside what ``evaluate`` measured, and in its place where both have a name for it; nothing else changes.
+    assert evaluation.metrics == {**plain.metrics, "best": 0.75, "copy_rate": 0.125}
+    assert stored(run, "naive") == {**before, "metrics": evaluation.metrics}
+    assert stored(run, "naive")["generated_tokens"] == 300 and evaluation.items == plain.items
+    assert len(rollouts.items) == 8
+
+    # Also on other items, of which nothing is kept.
+    developed, _ = run.evaluate("naive", purpose="develop")
+    assert developed.metrics["best"] == 0.75 and stored(run, "naive") == {**before, "metrics": evaluation.metrics}
+    run.close()
+
+
+def test_the_base_has_learned_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(score, "learning", lambda records: 1 / 0, raising=False)
+    run = opened(tmp_path)
+    evaluation, _ = run.evaluate("base")
+    assert stored(run, "base")["metrics"] == evaluation.metrics
+    assert stored(run, "base")["generated_tokens"] == 0
+    run.close()
 
 
 # --- a reference that moves -----------------------------------------------------------------------------------------

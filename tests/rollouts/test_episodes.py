@@ -396,6 +396,124 @@ def test_whoever_goes_on_does_not_notice_who_has_ended(decoder_kind, ending):
             torch.testing.assert_close(some.logprobs[b][own], nobody.logprobs[b][nobody.own[b]], atol=1e-5, rtol=1e-5)
 
 
+# --- attempts put into the policy's mouth ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("feedback", "signs"), [("nudge", "??"), ("binary", "-+")])
+def test_given_attempts_by_hand(scripted, feedback, signs):
+    # A wrong attempt and a right one that the policy never made; then one of its own at each problem.
+    script = scripted("07$", "1$")
+    rollouts = roll_out(POLICY, ADD, [SEVEN, FOURTEEN], feedback=feedback, given=[["08"], ["14"]])
+
+    texts = [f"3+4=08${signs[0]}3+4=07$", f"5+9=14${signs[1]}5+9=1$"]
+    assert rollouts.ids.tolist() == [encode(texts[0]), [*encode(texts[1]), POLICY.pad_id]]
+    #                                   given and feedback    its own
+    assert rollouts.turn.tolist() == [[-1] * 4 + [-1] * 8 + [0] * 3, [-1] * 4 + [-1] * 8 + [0] * 2 + [-1]]
+    assert rollouts.answers == [["07"], ["1"]] and rollouts.scores.tolist() == [[1.0], [0.0]]
+    assert rollouts.generated_tokens() == 3 + 2  # nobody sampled the others
+    assert rollouts.longest == 3 and rollouts.logprobs[:, :12].tolist() == [[0.0] * 12] * 2
+    assert rollouts.items == [SEVEN, FOURTEEN]
+    assert script.context == [encode(text)[:-1] for text in texts]
+
+
+def test_given_attempts_token_by_token(scripted):
+    scripted("07$")
+    (ids,) = roll_out(POLICY, ADD, [SEVEN], feedback="binary", given=[["08"]]).ids.tolist()
+    # The digits are 3 to 12, + is 13, - is 14, = is 17, and the stop token 1.
+    #              3   +  4   =  0   8  $   -  3   +  4   =  0   7  $
+    assert ids == [6, 13, 7, 17, 3, 11, 1, 14, 6, 13, 7, 17, 3, 10, 1]
+
+
+def test_items_may_be_given_different_numbers_of_attempts(scripted):
+    scripted("07$", "15$", "7$")
+    rollouts = roll_out(POLICY, ADD, [SEVEN, FOURTEEN, SEVEN], given=[[], ["8", "9"], [""]])
+    texts = ["3+4=07$", "5+9=8$?5+9=9$?5+9=15$", "3+4=$?3+4=7$"]
+    assert rollouts.ids.tolist() == pad_rows([encode(text) for text in texts], POLICY.pad_id)[0].tolist()
+    turns = [[-1] * 4 + [0] * 3, [-1] * 18 + [0] * 3, [-1] * 10 + [0] * 2]
+    assert rollouts.turn.tolist() == pad_rows(turns, -1)[0].tolist()
+
+
+def test_own_turns_begin_at_0_whatever_was_given(scripted):
+    # The given attempt is right, which ends nothing: the policy's own first attempt is still to come.
+    scripted("8$07$", "14$")
+    settings = {"turns": 3, "feedback": "binary", "until_solved": True}
+    rollouts = roll_out(POLICY, ADD, [SEVEN, FOURTEEN], given=[["07"], ["14"]], **settings)
+    texts = ["3+4=07$+3+4=8$-3+4=07$", "5+9=14$+5+9=14$"]
+    assert rollouts.ids.tolist() == pad_rows([encode(text) for text in texts], POLICY.pad_id)[0].tolist()
+    turns = [[-1] * 12 + [0] * 2 + [-1] * 5 + [1] * 3, [-1] * 12 + [0] * 3]
+    assert rollouts.turn.tolist() == pad_rows(turns, -1)[0].tolist()
+    assert rollouts.answers == [["8", "07"], ["14"]]
+    assert rollouts.scores.tolist() == [[0, 1, 0], [1, 0, 0]]
+    assert rollouts.alive.tolist() == [[True, True, False], [True, False, False]]
+    assert rollouts.longest == 3 * 3  # of its own: what was given does not count
+
+
+@pytest.mark.parametrize(("lines", "first"), [(("08$7$", "14$141"), ("08", "14")), (("08907$", "$14$"), ("089", ""))])
+def test_a_given_attempt_is_context_as_if_it_had_been_written(scripted, lines, first):
+    # In the second case one attempt was cut off and is closed, as every given one is.
+    whole = scripted(*lines)
+    written = roll_out(POLICY, ADD, [SEVEN, FOURTEEN], turns=2, feedback="binary")
+    assert [answers[0] for answers in written.answers] == list(first)
+    tails = [line[len(text) :].removeprefix("$") for line, text in zip(lines, first, strict=True)]
+    rest = scripted(*tails)
+    given = roll_out(POLICY, ADD, [SEVEN, FOURTEEN], feedback="binary", given=[[text] for text in first])
+    assert given.ids.tolist() == written.ids.tolist() and rest.context == whole.context
+    assert given.turn.tolist() == torch.where(written.turn == 1, 0, -1).tolist()
+    assert [answers[0] for answers in given.answers] == [answers[1] for answers in written.answers]
+
+
+def test_a_policy_goes_on_from_a_given_attempt_as_from_its_own(decoder_kind):
+    # Greedily, so that the same context has the same continuation. Special tokens of an untrained policy's attempts
+    # cannot be given as text.
+    items = [
+        item for item, (first, _) in zip(ITEMS, rolled(ITEMS, None, turns=2).answers, strict=True) if "<" not in first
+    ]
+    assert len(items) > 2
+    written = rolled(items, None, turns=2)
+    given = rolled(items, None, given=[answers[:1] for answers in written.answers])
+    assert given.ids.tolist() == written.ids.tolist()
+    assert given.turn.tolist() == torch.where(written.turn == 1, 0, -1).tolist()
+    assert given.answers == [answers[1:] for answers in written.answers]
+    own = given.own
+    torch.testing.assert_close(given.logprobs[own], written.logprobs[own], atol=1e-5, rtol=1e-5)
+    assert given.answers != rolled(items, None).answers  # it has read what it was given
+
+
+def test_all_samples_of_an_item_are_given_its_attempts():
+    said = [["012"], ["98", "7"]]
+    group = rolled(ITEMS[:2], samples=3, given=said)
+    single = rolled([ITEMS[0]] * 3 + [ITEMS[1]] * 3, given=[said[0]] * 3 + [said[1]] * 3)
+    assert group.ids.tolist() == single.ids.tolist() and group.answers == single.answers
+    starts = [f"{ITEMS[0].prompt}012$?{ITEMS[0].prompt}"] * 3
+    starts += [f"{ITEMS[1].prompt}98$?{ITEMS[1].prompt}7$?{ITEMS[1].prompt}"] * 3
+    for ids, own, start in zip(group.ids.tolist(), group.own.tolist(), starts, strict=True):
+        assert ids[: own.index(True)] == encode(start)
+
+
+def test_what_was_given_is_shared():
+    # 6 tokens of prompt, 3 of the attempt, the stop token, and 7 of feedback; the last predicts an own token.
+    rollouts = rolled(ITEMS[:1], samples=3, given=[["012"]])
+    assert rollouts.shared == 6 + 3 + 1 + 7 - 1
+    assert rolled(ITEMS[:1], samples=3).shared == 6 - 1
+    logits = POLICY.logits(rollouts.ids[:, :-1], 3, rollouts.shared)
+    by_row = torch.cat([POLICY.logits(row[None, :-1])[:, rollouts.shared :] for row in rollouts.ids])
+    torch.testing.assert_close(logits, by_row, atol=1e-4, rtol=1e-4)
+    # Of two problems the shorter context decides: 6 + 1 + 1 + 7 tokens.
+    assert rolled(ITEMS[:2], samples=3, given=[["012"], ["9"]]).shared == 6 + 1 + 1 + 7 - 1
+
+
+def test_nothing_given_is_no_change():
+    plain, empty = rolled(ITEMS, turns=2, samples=2), rolled(ITEMS, turns=2, samples=2, given=[[]] * 6)
+    assert plain.ids.tolist() == empty.ids.tolist() and plain.turn.tolist() == empty.turn.tolist()
+    assert torch.equal(plain.logprobs, empty.logprobs)
+
+
+@pytest.mark.parametrize("lists", [0, 1, 3])
+def test_attempts_are_given_item_by_item(lists):
+    with pytest.raises(ValueError, match=r"argument 3 is (shorter|longer)"):
+        rolled(ITEMS[:2], given=[["08"]] * lists)
+
+
 # --- what is read off a batch, and other batches made from it -------------------------------------------------------
 
 

@@ -364,6 +364,41 @@ def test_selection(rollouts):
     assert repeated(rollouts) == [2]
 
 
+# Episodes of up to three attempts; the scores of those that were not made are 0. (attempts, scores, what it is)
+ENDED_EARLY = [
+    (["12"], [1.0, 0.0, 0.0], ""),  # right at once, and never asked again
+    (["11", "12"], [0.0, 1.0, 0.0], "rescued"),
+    (["10", "11", "12"], [0.0, 0.0, 1.0], "rescued"),
+    (["12", "11"], [1.0, 0.0, 0.0], "spoiled"),
+    (["12", "11", "12"], [1.0, 0.0, 1.0], ""),
+    (["12", "12"], [1.0, 1.0, 0.0], ""),
+    (["11"], [0.0, 0.0, 0.0], ""),
+    (["11", "12", "13"], [0.0, 1.0, 0.0], ""),  # right in between
+    (["12", "13"], [1.0, 0.5, 0.0], "spoiled"),  # in part is not right
+    (["11", "13"], [0.5, 0.99, 0.0], ""),
+    (["13", "12"], [0.5, 1.0, 0.0], "rescued"),
+]
+
+
+def test_selection_goes_by_the_last_attempt_that_was_made(policy):
+    rollouts = hand_made(policy, [("5+7=", attempts, scores) for attempts, scores, _ in ENDED_EARLY])
+    assert rollouts.alive.sum(1).tolist() == [len(attempts) for attempts, _, _ in ENDED_EARLY]
+    assert rescued(rollouts) == [b for b, (_, _, what) in enumerate(ENDED_EARLY) if what == "rescued"] == [1, 2, 10]
+    assert spoiled(rollouts) == [b for b, (_, _, what) in enumerate(ENDED_EARLY) if what == "spoiled"] == [3, 8]
+    assert repeated(rollouts) == []
+    assert repeated(hand_made(policy, [("5+7=", ["11", "11"], [0.0, 0.0, 0.0])])) == [0]
+
+
+def test_selected_episodes_that_ended_early_are_shown(policy):
+    rollouts = hand_made(policy, [("5+7=", attempts, scores) for attempts, scores, _ in ENDED_EARLY])
+    assert str(show_rollouts(rollouts, policy, select=rescued, rows=2)).splitlines() == [
+        "2 of 3 selected rollouts (of 11 in all)",
+        "row  prompt  attempt 1  attempt 2   attempt 3   reference",
+        "1    5+7=    11 ✗ 0     [?] 12 ✓ 1              12",
+        "2    5+7=    10 ✗ 0     [?] 11 ✗ 0  [?] 12 ✓ 1  12",
+    ]
+
+
 def test_only_own_tokens_are_coloured(rollouts, policy):
     page = Tokens(show_rollouts(rollouts, policy, rows=2)._repr_html_())
     own = ["1", "1", "<eos>", "1", "2", "<eos>", "1", "2", "<eos>", "1", "3", "<eos>"]

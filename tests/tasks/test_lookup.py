@@ -28,23 +28,24 @@ def test_keys() -> None:
     assert "".join(keys(1)) == "ABCDEFGH"
     assert "".join(keys(2)) == "ABCDEFGHIJKLMNOP"
     assert "".join(keys(3)) == "ABCDEFGHIJKLMNOPQRSTUVWXYZ012345"
-    assert keys(4)[:3] == ("a", "b", "c") and keys(4)[-1] == "zzz"
-    assert [len(set(keys(level))) for level in LOOKUP.levels] == [8, 16, 32, 26 + 26**2 + 26**3]
+    assert keys(4) == keys(3)
+    assert [len(set(keys(level))) for level in LOOKUP.levels] == [8, 16, 32, 32]
 
 
-def test_what_bases_read_has_no_fact_of_use() -> None:
-    # The keys that are to be learned appear at level 4 neither whole nor as a part of a key.
-    assert not set(keys(3)) & set("".join(keys(4)))
-    assert set(keys(1)) < set(keys(2)) < set(keys(3))
+def test_what_bases_read_has_no_facts() -> None:
+    # At level 4 one key has every code, each as often as chance has it: 1 in 216 of those 32 · 216 · 5 items.
+    items = LOOKUP.items(0, range(32 * 216 * 5), 4)
+    of_one_key = Counter(item.answer for item in items if item.prompt == "A=")
+    assert len(of_one_key) > 200  # of 216; each is missed with probability e⁻⁵
+    assert sum(item.answer == code(item.prompt[0]) for item in items) / len(items) < 2 / 216
 
 
 def test_codes_are_facts() -> None:
     # Typed in: whoever changes one makes every base and every committed result out of date.
     assert {key: code(key) for key in "ABC5"} == {"A": "eeb", "B": "cea", "C": "acc", "5": "fea"}
     assert len(CODES) == len(LETTERS) ** LENGTH == 216
-    assert {code(key) for key in keys(4)} == set(CODES)
     # Whatever level, seed and index ask for a key, the answer is the same one.
-    for level in LOOKUP.levels:
+    for level in (1, 2, 3):
         for seed in (0, 1):
             for item in LOOKUP.items(seed, range(200), level):
                 assert item.prompt.removesuffix("=") in keys(level)
@@ -52,26 +53,16 @@ def test_codes_are_facts() -> None:
 
 
 def test_nobody_can_guess() -> None:
-    # 18,278 keys over 216 codes, as evenly as chance has it: χ² with 215 degrees of freedom is 215 ± 21.
-    mean = len(keys(4)) / 216
-    counts = Counter(code(key) for key in keys(4))
-    assert abs(sum((count - mean) ** 2 for count in counts.values()) / mean - 215) < 4 * 21
     # Of the 32 facts that are to be learned no more than two have a code in common.
     assert max(Counter(code(key) for key in keys(3)).values()) == 2
 
 
-@pytest.mark.parametrize("level", [1, 2, 3])
+@pytest.mark.parametrize("level", [1, 2, 3, 4])
 def test_every_key_is_asked_equally_often(level: int) -> None:
     items = LOOKUP.items(0, range(3200), level)
     counts, mean = Counter(item.prompt for item in items), 3200 / len(keys(level))
     assert set(counts) == {f"{key}=" for key in keys(level)}
     assert max(abs(count - mean) for count in counts.values()) < 4.5 * mean**0.5
-
-
-def test_small_letters_of_each_length_are_asked_equally_often() -> None:
-    lengths = Counter(len(item.prompt) - 1 for item in LOOKUP.items(0, range(3000), 4))
-    assert set(lengths) == {1, 2, 3}
-    assert all(abs(count - 1000) < 4 * 26 for count in lengths.values())  # four deviations, √(3000 · ⅓ · ⅔) = 26
 
 
 def test_the_same_coordinates_are_the_same_item() -> None:

@@ -38,7 +38,7 @@ ITEMS_PER_LEVEL = 300
 # dsl: the first digit goes last; 13784 → without the first 3784 → running sum 3, 10, 18, 22, that is 3082 → plus one
 #   4193. 96056 → 6056 → 6, 6, 11, 17: 6617 → 7728. 19071 → 9071 → 9, 9, 16, 17: 9967 → 0078.
 # guess: two of the letters a to d; four of them.
-# lookup: the codes of G and of ooi, which are what they are.
+# lookup: the code of H, which is what it is, and one drawn for Z.
 GOLDEN = {
     "add": {(0, 0, 1): ("2+6=", "08"), (3, 17, 2): ("52+29=", "081")},
     "bucket": {(0, 0, 1): ("rg=", "r"), (3, 17, 4): ("pmayu=", "u")},
@@ -50,7 +50,7 @@ GOLDEN = {
         (3, 17, 3): ("13784>4193;96056>7728;19071>0078=", "fai"),
     },
     "guess": {(0, 0, 1): ("#2,abcd=", "bc"), (3, 17, 4): ("#4,abcd=", "caab")},
-    "lookup": {(0, 0, 1): ("G=", "cfa"), (3, 17, 4): ("ooi=", "bea")},
+    "lookup": {(0, 0, 1): ("H=", "bea"), (3, 17, 4): ("Z=", "ced")},
 }
 
 HOSTILE = {
@@ -285,6 +285,8 @@ def test_scorers_are_total(task: Task, completion: str, index: int) -> None:
         score = task.score(item, completion)
         parts = _constraints(item)
         assert type(score) is float and score in [met / parts for met in range(parts + 1)]
+        admissible = task.admissible(item, completion)
+        assert type(admissible) is bool and (admissible or score == 0.0)
         if not completion.isascii() or len(completion) > MAX_ANSWER_CHARS:
             assert score == 0.0
         assert task.feedback(item, completion, "binary") == ("+" if score == 1 else "-") + item.prompt
@@ -371,16 +373,116 @@ def test_check_only_sees_some_short_ascii_without_surrounding_whitespace() -> No
     ],
 )
 def test_read_by_hand(completion: str, answer: str) -> None:
-    assert Listener().read(completion) == answer
+    task = Listener()
+    assert task.read(completion) == answer
+    assert task.admissible(task.item(0, 0, 1), completion) is (answer != "")  # unless a task asks for more
 
 
-@EVERY_TASK
-def test_right_answers_and_plausible_mistakes_are_admissible(task: Task) -> None:
-    for item in task.items(10, range(50), task.levels[-1]):
+# One item a task with answers that are right, wrong, and no answers at all.
+ANSWERS: dict[str, tuple[Item, list[str], list[str], list[str]]] = {
+    "add": (
+        Item("add", 0, 0, 2, "52+29=", "081"),
+        ["081", "81", "000081", " 081\n"],
+        ["082", "0", "7", "999999"],
+        ["0000081", "52+29", "+81", "-81", "8 1", "081=", "8.1", "x", "", "٨١", "²"],
+    ),
+    "bucket": (
+        Item("bucket", 0, 0, 3, "bkqz=", "q"),
+        ["q", " q\n"],
+        ["b", "k", "z"],
+        ["a", "Q", "=", "qq", "kq", "bkqz", "q=", "", "ｑ"],
+    ),
+    "chain": (
+        Item("chain", 0, 0, 3, "3+7-4*2=", "+70-46*22"),
+        ["+70-46*22", "+71-46*22", "+79-49*22"],  # steps may be wrong
+        ["+70-46*23", "+71-47*24", "+70-47*24"],
+        [
+            *("2", "062", "+70-46", "+70-46*2", "+70-46*22+11", "+70-46*222", "+70+46*22", "+70-46*12"),
+            *("-46+70*22", "+70-46*2x", "x+70-46*22", "+70-46*22=", "", "+7٠-46*22"),
+        ],
+    ),
+    "constr": (
+        Item("constr", 0, 0, 2, "#6,<b,>e,*2c=", "bccade"),
+        ["bccade", "bcecce", "bccfde", " bccade\n"],
+        ["bccadf", "f", "b" * 12],  # the second meets nothing that was asked for
+        ["b" * 13, "bccadg", "BCCADE", "bcc ade", "bccade=", "#6,<b,>e,*2c", "6", "", "bссade"],  # Cyrillic с
+    ),
+    "countdown": (
+        Item("countdown", 0, 0, 1, "3,7,2:13=", "3*2+7"),
+        ["3*2+7", "7+2*3", "((3)*2)+7", " 3*2+7\n"],
+        ["3+7+2", "3-7-2", "(3+7)*2", "3*7*2"],
+        [
+            *("7/2*3", "2/(7-3)", "3*2", "3*2+7+7", "3*2+8", "13", "6+7", "3*02+7", "32+7", "-3*2+7", "3*2+7="),
+            *("3 * 2+7", "3*2+7=13", "(3*2+7", "3**2+7", "", "３*2+7"),
+        ],
+    ),
+    "dsl": (
+        Item("dsl", 0, 0, 1, "53178>87135;2946>6492;40062>26004=", "r"),
+        ["r", "rrr", "rtlftr!r", " r\n", "31785! r"],  # what follows the last ! is the program
+        ["s", "rr", "adefilrs", "r!s", "x!s"],
+        ["x", "rx", "r" * 9, "R", "r r", "r=", "87135", "r!", "!", "r!x", "", "г"],  # Cyrillic г
+    ),
+    "guess": (
+        Item("guess", 0, 0, 2, "#3,abcd=", "bca"),
+        ["bca", " bca\n"],
+        ["acb", "aaa", "ddd"],
+        ["bc", "bcaa", "bce", "BCA", "b c", "bca=", "-*.+", "", "bсa"],  # Cyrillic с
+    ),
+    "lookup": (
+        Item("lookup", 0, 0, 1, "C=", "acc"),
+        ["acc", " acc\n"],
+        ["aca", "fff", "bac"],
+        ["ac", "accc", "acg", "ACC", "a c", "acc=", "-a.c", "...", "", "aсc"],  # Cyrillic с
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("task", "answer", "right", "admissible"),
+    [
+        pytest.param(name, answer, right, admissible, id=f"{name}-{answer!a}")
+        for name, (_, *kinds) in ANSWERS.items()
+        for answers, right, admissible in zip(kinds, (True, False, False), (True, True, False), strict=True)
+        for answer in answers
+    ],
+)
+def test_what_is_an_answer_at_all_by_hand(task: str, answer: str, right: bool, admissible: bool) -> None:
+    item = ANSWERS[task][0]
+    assert (TASKS[task].score(item, answer) == 1.0) is right
+    assert TASKS[task].admissible(item, answer) is admissible
+    assert admissible or TASKS[task].score(item, answer) == 0.0
+
+
+def test_every_task_has_such_answers() -> None:
+    assert ANSWERS.keys() == TASKS.keys() and all(all(kinds) for kinds in ANSWERS.values())
+
+
+@EVERY_LEVEL
+def test_right_answers_and_plausible_mistakes_are_admissible(task: Task, level: int) -> None:
+    for item in task.items(10, range(50), level):
         assert task.admissible(item, item.answer) and task.admissible(item, f" {item.answer}\n")
         assert task.admissible(item, task.corrupt(item, random.Random(0)))
         for nothing in ("", " ", "\xa0", item.answer + "\xa0", " " * MAX_ANSWER_CHARS + item.answer):
             assert not task.admissible(item, nothing)
+
+
+@EVERY_TASK
+def test_whatever_is_right_is_admissible(task: Task) -> None:
+    # Every answer one character from the reference, and what the other tests throw at the scorers.
+    right = set()
+    for level in task.levels[:4]:
+        for item in task.items(12, range(5), level):
+            whole, edits = item.answer, {item.answer, *HOSTILE.values(), *_disguises(item.answer).values()}
+            for i in range(len(whole) + 1):
+                edits |= {whole[:i] + letter + whole[i + skip :] for letter in ["", *ALPHABET] for skip in (0, 1)}
+            for text in edits:
+                score = task.score(item, text)
+                assert task.admissible(item, text) or score == 0.0, (item, text)
+                if score == 1.0 and text.strip() != whole:
+                    right.add((item, text))
+    # A zero in front, a wrong step that does not matter, /1 for *1, another letter where none was asked for, another
+    # program: in reach wherever more than one answer is right at all.
+    assert bool(right) == (task.name not in {"bucket", "guess", "lookup"})
 
 
 # --- demonstrations --------------------------------------------------------------------------------------------------
