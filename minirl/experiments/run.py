@@ -115,6 +115,12 @@ def load_experiment(slug: str, tier: str, overrides: Any = None, variant: str = 
             f"{source}: key 'train.feedback': {experiment.task.name} has no grade {experiment.train.feedback!r}."
             f"{nearest(experiment.train.feedback, grades)}"
         )
+    for arm in experiment.arms:
+        own = getattr(load_method(experiment, arm), "feedback", None)
+        if isinstance(own, str) and own not in grades:
+            raise ConfigError(
+                f"{source}: key 'arms.{arm}.feedback': {experiment.task.name} has no grade {own!r}.{nearest(own, grades)}"
+            )
     return experiment
 
 

@@ -543,6 +543,52 @@ def feedback_gap(
     return figure
 
 
+@_styled
+def accuracy_and_price(
+    accuracy: Mapping[str, tuple[float, float, float]],
+    price: Mapping[str, tuple[float, bool]],
+    target: float,
+    *,
+    colours: Mapping[str, str] | None = None,
+) -> Figure:
+    """Accuracy after training, one bar an arm, beside what it had cost in generated tokens to reach ``target``.
+
+    ``accuracy`` holds ``(mean, low, high)``. ``price`` maps an arm that was trained to its tokens and whether it got
+    there; if not, the bar is open and the tokens are a lower bound.
+    """
+    colours = {**arm_colours(accuracy), **(colours or {})}
+    figure = _figure(1.2 + 0.36 * len(accuracy))
+    shares, costs = figure.subplots(1, 2, sharey=True)
+    for y, (arm, (value, low, high)) in enumerate(accuracy.items()):
+        shares.barh(y, value, 0.55, color=_blend(colours[arm], 0.45))
+        shares.plot([low, high], [y, y], color=colours[arm], linewidth=2.4)
+        shares.annotate(
+            f"{value:.3f}", (high, y), (6, 0), textcoords="offset points", va="center", fontsize=9.5, color=INK
+        )
+        tokens, reached = price.get(arm, (0, True))
+        if tokens:
+            face = _blend(colours[arm], 0.45) if reached else "white"
+            costs.barh(
+                y, tokens, 0.55, color=face, edgecolor=colours[arm], linewidth=1, linestyle="-" if reached else ":"
+            )
+            number = EngFormatter(places=0, sep="")(tokens)
+            costs.annotate(
+                number if reached else f"> {number}", (0, y), (6, 0), textcoords="offset points", va="center",
+                fontsize=9.5, color=INK,
+            )  # fmt: skip
+    shares.set(xlim=(0, 1.15), xticks=[0, 0.25, 0.5, 0.75, 1], xlabel="accuracy after training")
+    shares.set_yticks(range(len(accuracy)), list(accuracy), color=INK)
+    shares.set_ylim(len(accuracy) - 0.5, -0.5)
+    costs.set_xlabel(f"generated tokens until {target:.0%} was reached")
+    costs.xaxis.set_major_formatter(EngFormatter(sep=""))
+    costs.xaxis.set_major_locator(MaxNLocator(4))
+    for axes in (shares, costs):
+        axes.grid(False, axis="y")
+        axes.spines["left"].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+    return figure
+
+
 def _minutes(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"

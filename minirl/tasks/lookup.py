@@ -1,6 +1,6 @@
 """``LOOKUP``: which code belongs to a key? Nothing in the prompt says so, and nothing can be worked out.
 
-``Q=`` → ``bfa``. Every key has one fixed code of three letters, a to f, so a guess is right one time in 216. What a key
+``Q=`` → ``bae``. Every key has one fixed code of three letters, a to f, so a guess is right one time in 216. What a key
 stands for can only be learned: from rare luck, from a demonstration, or from being corrected.
 
 ===== ====== ==========================================================================
@@ -12,7 +12,7 @@ level keys   codes
 4     32     drawn anew for every item: nothing to know, only to read. For bases
 ===== ====== ==========================================================================
 
-Feedback of the grade ``corrected`` shows what stands in the wrong places: of ``bca`` it says ``-.f.``, a dot where the
+Feedback of the grade ``corrected`` shows what stands in the wrong places: of ``bca`` it says ``-.ae``, a dot where the
 letter was right. So one attempt and its feedback determine the code, and a second attempt takes reading, not knowledge:
 the gap that learning from feedback lives on.
 """

@@ -14,6 +14,7 @@ from minirl.policy.models import tiny_llama
 from minirl.rollouts.episodes import CONTEXT, Rollouts, roll_out
 from minirl.show.figures import (
     LiveCurves,
+    accuracy_and_price,
     arm_colours,
     confidence_critique,
     correction_bounds,
@@ -148,6 +149,22 @@ def test_feedback_gap_has_two_dots_an_arm_and_a_curve_an_arm_that_acted():
     assert curve.get_xydata().tolist() == [[1, 0.5], [2, 0.75]]
     assert curve.get_color() == dots.lines[5].get_color() == "#0072B2"
     assert {"without feedback (attempt 1)", "after feedback (attempt 2)"} <= set(texts(figure))
+
+
+def test_accuracy_and_price_shows_who_never_got_there():
+    accuracy = {"base": (0.0, 0.0, 0.01), "sdpo": (0.5, 0.45, 0.55), "grpo": (0.25, 0.2, 0.3)}
+    figure = accuracy_and_price(accuracy, {"sdpo": (20_000, True), "grpo": (80_000, False)}, 0.25)
+    shares, costs = figure.get_axes()
+    assert [bar.get_width() for bar in shares.patches] == [0.0, 0.5, 0.25]
+    assert [list(line.get_xdata()) for line in shares.lines] == [[0.0, 0.01], [0.45, 0.55], [0.2, 0.3]]
+    assert [label.get_text() for label in shares.get_yticklabels()] == ["base", "sdpo", "grpo"]
+    # The base was not trained and costs nothing; the bar of the arm that never reached the target is open.
+    assert [(bar.get_y() + bar.get_height() / 2, bar.get_width()) for bar in costs.patches] == [
+        (1, 20_000),
+        (2, 80_000),
+    ]
+    assert [bar.get_facecolor() == (1, 1, 1, 1) for bar in costs.patches] == [False, True]
+    assert {"0.500", "20k", "> 80k", "generated tokens until 25% was reached"} <= set(texts(figure))
 
 
 # Accuracies and levels of three arms; 0.5 · 0.9 + 0.5 · 0.1 and so on.

@@ -13,11 +13,12 @@ Both come on top of policy gradient on the rewards of y₀ and y₁.
 
 Departures from the paper
 -------------------------
-1. A model of 0.15 M parameters, and facts instead of puzzles: a key has a code that nothing in the prompt gives away.
+1. A model of 0.2 M parameters, and facts instead of puzzles: a key has a code that nothing in the prompt gives away.
    Feedback says which letters belong where; the base reads such feedback with fair success.
 2. The second attempt is trained with its own reward, and with the group of second attempts as baseline. Advantages of
    this part are GRPO's, the loss is REINFORCE's: every batch is used once, so no ratio differs from 1.
 3. Self-distillation uses no importance ratio: it is advantage-weighted regression on the sequence (problem, y₁).
+4. Feedback modelling predicts all that stands between the attempts: c₀, and the problem once more.
 
 ========== ======================= ======================================================
 symbol     config                  meaning
