@@ -118,8 +118,9 @@ def load_experiment(slug: str, tier: str, overrides: Any = None, variant: str = 
     for arm in experiment.arms:
         own = getattr(load_method(experiment, arm), "feedback", None)
         if isinstance(own, str) and own not in grades:
+            hint = nearest(own, grades)
             raise ConfigError(
-                f"{source}: key 'arms.{arm}.feedback': {experiment.task.name} has no grade {own!r}.{nearest(own, grades)}"
+                f"{source}: key 'arms.{arm}.feedback': {experiment.task.name} has no grade {own!r}.{hint}"
             )
     return experiment
 
