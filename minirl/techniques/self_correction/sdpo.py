@@ -49,7 +49,7 @@ from minirl.tasks import Task
 from minirl.techniques.base import Credit, Method, OnlinePhase, Phase, Teacher, episodes
 from minirl.techniques.baselines import prompt_and_attempt
 
-__all__ = ["SDPO", "evaluate", "learning", "right_siblings"]
+__all__ = ["SDPO", "another_problem", "evaluate", "learning", "right_siblings"]
 
 TARGET = 0.25  # accuracy whose price in generated tokens is measured
 
@@ -66,11 +66,19 @@ def right_siblings(scores: Tensor, samples: int) -> list[int | None]:
     return siblings
 
 
+def another_problem(rollouts: Rollouts, row: int) -> int:
+    """The row that has the place of ``row`` in the next group of the batch, cyclically, with another prompt; ``row``
+    itself if there is none."""
+    size, prompt = len(rollouts.items), rollouts.items[row].prompt
+    others = ((row + step) % size for step in range(rollouts.samples, size, rollouts.samples))
+    return next((other for other in others if rollouts.items[other].prompt != prompt), row)
+
+
 class SDPO(Method):
     """SDPO's hyper-parameters: what the teacher reads of an attempt, and how the student follows it.
 
     ``demonstration``: a right answer by a sibling. ``feedback``: a failed attempt itself and the feedback on it, of the
-    grade ``train.feedback``. ``foreign`` takes both from the next problem of the batch: the control, as informative in
+    grade ``train.feedback``. ``foreign`` takes both from another problem of the batch: the control, as informative in
     form and not at all in content.
     """
 
@@ -118,7 +126,7 @@ class SDPO(Method):
 
         contexts = []
         for row in range(size):
-            context, source = list(prompts[row]), (row + rollouts.samples) % size if self.foreign else row
+            context, source = list(prompts[row]), another_problem(rollouts, row) if self.foreign else row
             if self.demonstration and (sibling := siblings[source]) is not None:
                 context += attempt_and_remark(sibling, row)
             if self.feedback and scores[source] < 1:
