@@ -5,15 +5,16 @@ up to T attempts. After a wrong answer the environment says "try again", and nev
 episode. A model trained on single answers and asked again repeats itself; one trained on such episodes learns to look
 at what it has said and say something else.
 
-The reward (eq. 4 and 5 of the paper) is γ^(t−1) for success at attempt t, so that early success is worth more, minus
+The reward is γ^(t−1) for success at attempt t, so that early success is worth more, minus
 λ (1 − E / t) where E is the number of different answers among the t that were given.
 
 Departures from the paper
 -------------------------
-1. A model of 0.2 M parameters trained from scratch; BUCKET, where the optimum is known in closed form, and Countdown.
+1. A model of 0.2 M parameters trained from scratch, and BUCKET, where the optimum is known in closed form.
 2. REINFORCE with a leave-one-out baseline per turn instead of PPO with a learned value: attempts of the same turn at
    the same problem are compared with each other, as far as they were made.
 3. The penalty is paid with the last attempt of an episode. All earlier ones are credited with it, too.
+4. E counts answers only: what could not be right for any problem of the kind does not count as different.
 
 ========== ============= ===========================================================
 symbol     config        meaning
