@@ -116,12 +116,10 @@ def load_experiment(slug: str, tier: str, overrides: Any = None, variant: str = 
             f"{nearest(experiment.train.feedback, grades)}"
         )
     for arm in experiment.arms:
-        own = getattr(load_method(experiment, arm), "feedback", None)
-        if isinstance(own, str) and own not in grades:
+        own = getattr(load_method(experiment, arm), "grade", None)
+        if own is not None and own not in grades:
             hint = nearest(own, grades)
-            raise ConfigError(
-                f"{source}: key 'arms.{arm}.feedback': {experiment.task.name} has no grade {own!r}.{hint}"
-            )
+            raise ConfigError(f"{source}: key 'arms.{arm}.grade': {experiment.task.name} has no grade {own!r}.{hint}")
     return experiment
 
 

@@ -108,11 +108,13 @@ class Method(Strict):
     """One way to train. Subclasses add their hyper-parameters as fields; ``name`` is what configs call them.
 
     ``shuffle_scores`` turns any method into its own control: the same rollouts and updates, but which episode gets
-    which score is random.
+    which score is random. ``independent`` has the trained policy make its attempts at evaluation without seeing the
+    earlier ones, where the technique's ``evaluate`` can do so: more samples, the trivial rival of a second look.
     """
 
     name: ClassVar[str]
     shuffle_scores: bool = False
+    independent: bool = False
 
     def phases(self, train: TrainConfig) -> list[Phase]:
         """The phases of a run with the shared settings ``train``; their updates add up to ``train.updates``."""
@@ -120,7 +122,7 @@ class Method(Strict):
 
     def evaluation(self) -> dict[str, Any]:
         """Arguments of the technique's ``evaluate`` that this arm needs to be other than the shared settings say."""
-        return {}
+        return {"independent": True} if self.independent else {}
 
 
 def turn_credit(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pydantic import Field, PositiveInt, field_validator
@@ -113,23 +114,34 @@ class PairSFT(AnswerSFT):
     """Supervised fine-tuning on correction pairs (Welleck et al. 2022, arXiv 2211.00053, as used by SCoRe).
 
     Each wrong answer of the base is paired with a right one to the same problem, and the policy learns to write the
-    right one after the wrong one and the feedback on it. The first attempt is context only.
+    right one after the wrong one and the feedback on it, of the grade that the shared settings say or of an arm's own.
+    The first attempt is context only.
     """
 
     name: ClassVar[str] = "pair_sft"
+    grade: str | None = None
+
+    def evaluation(self) -> dict[str, Any]:
+        return super().evaluation() | ({"feedback": self.grade} if self.grade else {})
 
     def examples(self, learner: Learner, rollouts: Rollouts, update: int) -> list[tuple[list[int], list[int]]]:
-        pairs = self.pairs(rollouts, learner.generator(update, "pairs"))
-        grade = learner.train.feedback
-        said = [learner.task.feedback(rollouts.items[one], rollouts.answers[one][0], grade) for one, _ in pairs]
+        policy, grade = learner.reference, self.grade or learner.train.feedback
+        chains = self.pairs(rollouts, learner.generator(update, "pairs"))
+        read = sorted({row for *before, _ in chains for row in before})
+        said = [learner.task.feedback(rollouts.items[row], rollouts.answers[row][0], grade) for row in read]
+        replies = dict(zip(read, policy.encode_feedback(said), strict=True))
         found = []
-        for (one, other), reply in zip(pairs, learner.reference.encode_feedback(said), strict=True):
-            prompt, first = prompt_and_attempt(rollouts, one)
-            found.append(([*prompt, *first, *reply], prompt_and_attempt(rollouts, other)[1]))
+        for *before, last in chains:
+            context, target = prompt_and_attempt(rollouts, last)
+            for row in before:
+                attempt = prompt_and_attempt(rollouts, row)[1]
+                closing = [policy.stop_id] * (attempt[-1] != policy.stop_id)  # of one that was cut off
+                context += [*attempt, *closing, *replies[row]]
+            found.append((context, target))
         return found
 
-    def pairs(self, rollouts: Rollouts, generator: torch.Generator) -> list[tuple[int, int]]:  # noqa: ARG002
-        """Rows (first attempt, second attempt)."""
+    def pairs(self, rollouts: Rollouts, generator: torch.Generator) -> Sequence[tuple[int, ...]]:  # noqa: ARG002
+        """Rows of attempts at one problem, in the order in which they are read; the last one is learned."""
         return correction_pairs(rollouts)
 
 

@@ -67,3 +67,41 @@ def test_corruption_is_one_digit_off_by_one() -> None:
         wrong = ADD.corrupt(item, random.Random(item.index))
         off = [(int(w) - int(a)) % 10 for w, a in zip(wrong, item.answer, strict=True) if w != a]
         assert off in ([1], [9])
+
+
+# --- located feedback: 52 + 29 = 081 ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answer", "wrong", "said"),
+    [
+        ("081", None, "+"),
+        ("81", None, "+"),  # right, and therefore nowhere wrong
+        ("181", 0, "-a"),
+        ("071", 1, "-b"),
+        ("080", 2, "-c"),
+        ("070", 1, "-b"),  # the first of two
+        ("80", 0, "-a"),  # without its leading zero every digit stands too far left
+        ("08", 2, "-c"),  # the third is missing
+        ("0811", 3, "-d"),  # a fourth is too many
+        ("", 0, "-a"),
+        ("no", 0, "-a"),
+    ],
+)
+def test_located_feedback_names_the_first_wrong_digit(answer: str, wrong: int | None, said: str) -> None:
+    assert ADD.first_error(SHORT, answer) == wrong
+    assert ADD.feedback(SHORT, answer, "located") == f"{said}52+29="
+
+
+def test_revising_keeps_what_stands_before_the_error_and_never_repeats_it() -> None:
+    rng = random.Random(0)
+    assert {ADD.revise(SHORT, [("071", "-b52+29=")], rng, 0.0) for _ in range(20)} == {"081"}
+    # Every careless answer is off by one in one digit. The first digit stays, the second is not the 7 that was wrong.
+    careless = {ADD.revise(SHORT, [("071", "-b52+29=")], rng, 1.0) for _ in range(200)}
+    assert careless == {"081", "091", "080", "082"}
+    # What is too much is left out, what is missing is put in.
+    assert {ADD.revise(SHORT, [("0811", "-d52+29=")], rng, 0.0)} == {"081"}
+    assert {ADD.revise(SHORT, [("08", "-c52+29=")], rng, 0.0)} == {"081"}
+    # Praise is believed; a nudge starts anew.
+    assert ADD.revise(SHORT, [("071", "+52+29=")], rng, 1.0) == "071"
+    assert ADD.revise(SHORT, [("071", "?52+29=")], rng, 0.0) == "081"

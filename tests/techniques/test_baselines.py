@@ -267,12 +267,7 @@ def test_what_is_right_in_part_is_wrong(scripted):
     check(PairSFT().collect(make_learner(prompts=1)), pairs)
 
 
-CUT_OFF = pytest.mark.xfail(strict=True, reason="PairSFT does not close a cut-off attempt with a stop token")
-
-
-@pytest.mark.parametrize(
-    ("line", "said"), [("08$07$", "08$"), ("$07$", "$"), pytest.param("08907$", "089", marks=CUT_OFF)]
-)
+@pytest.mark.parametrize(("line", "said"), [("08$07$", "08$"), ("$07$", "$"), ("08907$", "089")])
 def test_pairs_are_what_an_episode_would_be(scripted, monkeypatch, line, said):
     # Roll out two turns for real, with a policy scripted to give the pair's attempts: the same ids, the same mask.
     class Script:

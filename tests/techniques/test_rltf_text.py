@@ -244,13 +244,13 @@ def test_one_phase_with_the_settings_of_the_run():
 def test_an_arm_may_have_feedback_of_its_own():
     # The control hears that its guess was wrong and nothing else; all arms are evaluated alike.
     policy, task = tiny_llama(32, 1, 2), Lookup()
-    (phase,) = RLTF(feedback="binary").phases(train_config(feedback="corrected"))
+    (phase,) = RLTF(grade="binary").phases(train_config(feedback="corrected"))
     items = task.items(0, range(3), 3)
     data = phase.roll_out(policy, task, items, generator=torch.Generator().manual_seed(0))
     for b, item in enumerate(data.items):
         heard = data.ids[b][feedback_tokens(data)[b]].tolist()
         assert policy.tokenizer.decode(heard, skip_special_tokens=True) == f"-{item.prompt}"
-    assert RLTF(feedback="binary").evaluation() == {}
+    assert RLTF(grade="binary").evaluation() == {}
 
 
 @pytest.mark.parametrize("turns", [1, 3])

@@ -66,20 +66,20 @@ def feedback_tokens(rollouts: Rollouts) -> Tensor:
 
 
 class RLTF(Method):
-    """RLTF's hyper-parameters. An arm may have another grade of ``feedback`` in training than the shared settings say:
-    one that tells nothing is the control."""
+    """RLTF's hyper-parameters. In training an arm may be given feedback of another ``grade`` than the shared settings
+    say: one that tells nothing is the control."""
 
     name: ClassVar[str] = "rltf"
     self_distillation: float = Field(default=0.0, ge=0)
     feedback_modelling: float = Field(default=0.0, ge=0)
     baseline: Literal["first", "second"] = "first"
     beta: float = Field(default=0.0, ge=0)
-    feedback: str | None = None
+    grade: str | None = None
 
     def phases(self, train: TrainConfig) -> list[Phase]:
         if train.turns != 2:
             raise ConfigError(f"train.turns: RLTF is about an attempt before and one after feedback, not {train.turns}")
-        rolls = episodes(train, feedback=self.feedback or train.feedback)
+        rolls = episodes(train, feedback=self.grade or train.feedback)
         return [OnlinePhase("RLTF", train.updates, self.credit, self.shuffle_scores, roll_out=rolls)]
 
     def credit(self, rollouts: Rollouts) -> Credit:

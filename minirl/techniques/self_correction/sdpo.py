@@ -78,13 +78,14 @@ class SDPO(Method):
     """SDPO's hyper-parameters: what the teacher reads of an attempt, and how the student follows it.
 
     ``demonstration``: a right answer by a sibling. ``feedback``: a failed attempt itself and the feedback on it, of the
-    grade ``train.feedback``. ``foreign`` takes both from another problem of the batch: the control, as informative in
-    form and not at all in content.
+    arm's own ``grade`` or that of the shared settings. ``foreign`` takes both from another problem of the batch: the
+    control, as informative in form and not at all in content.
     """
 
     name: ClassVar[str] = "sdpo"
     demonstration: bool = True
     feedback: bool = False
+    grade: str | None = None
     foreign: bool = False
     beta: float = Field(default=0.5, ge=0, le=1)
     decay: float = Field(default=1.0, ge=0, le=1)
@@ -99,7 +100,7 @@ class SDPO(Method):
                 OBJECTIVES["grpo"],
                 self.decay,
                 episodes(train, turns=1, samples=train.samples * train.turns),
-                partial(self.teacher, grade=train.feedback),
+                partial(self.teacher, grade=self.grade or train.feedback),
             )
         ]
 
