@@ -11,7 +11,6 @@ Feedback of the grade ``located`` says where a wrong answer goes wrong, not what
 
 import random
 from collections.abc import Sequence
-from string import ascii_lowercase
 
 from minirl.tasks.base import Item, Task
 
@@ -43,34 +42,26 @@ class Addition(Task):
         digit = (int(item.answer[position]) + rng.choice((1, -1))) % 10
         return item.answer[:position] + str(digit) + item.answer[position + 1 :]
 
-    def first_error(self, item: Item, completion: str) -> int | None:
-        """Index of the first digit of a wrong answer that is not that of the sum, ``None`` for a right one. Digits are
-        counted from the left, leading zeros included; of an answer that is the beginning of the sum, or begins with the
-        sum and goes on, the index is that of the first digit missing or too many. Total on every string."""
-        if self.score(item, completion) == 1:
-            return None
-        answer = self.read(completion)
-        same = (a == b for a, b in zip(answer, item.answer, strict=False))
-        return next((i for i, equal in enumerate(same) if not equal), min(len(answer), len(item.answer)))
-
     def revise(self, item: Item, history: Sequence[tuple[str, str]], rng: random.Random, rate: float) -> str:
-        """What was called right is repeated. Of an attempt with a located error the digits before it are kept, the
-        wrong one is not written again, and the rest is done anew; any other attempt is done anew from the beginning."""
+        """What was called right is repeated. Of an attempt with located errors the other digits are kept, and those are
+        done anew, as carelessly as the first time but never as they were; any other attempt is done anew as a whole."""
         attempt, feedback = history[-1]
-        said = feedback.removesuffix(item.prompt)
+        signs = feedback.removesuffix(item.prompt)[1:]
         redone = super().revise(item, history, rng, rate)
-        if len(said) < 2:
+        if not signs:
             return redone
-        wrong = ascii_lowercase.index(said[1])
-        digits = list(item.answer[:wrong] + redone[wrong:])
-        if digits[wrong : wrong + 1] == list(self.read(attempt)[wrong : wrong + 1]):
-            digits[wrong : wrong + 1] = item.answer[wrong : wrong + 1]
-        return "".join(digits)
+        old = self.read(attempt)
+        anew = (item.answer[i] if redone[i] == old[i] else redone[i] for i in range(len(old)))
+        return "".join(digit if sign == "." else new for digit, sign, new in zip(old, signs, anew, strict=True))
 
     def feedback(self, item: Item, completion: str, grade: str = "nudge") -> str:
-        """``located`` says ``-`` and the letter of the first wrong digit (``a`` is the first; a letter because a digit
-        would run into the prompt that follows), as in ``-c4815+1623=``; ``+`` of a right answer."""
+        """``located`` says ``-`` and, digit by digit of a wrong answer, a dot or, where it is wrong, a star, as in
+        ``-..*..4815+1623=``; ``-`` alone of what has not as many digits as the sum; ``+`` of a right answer."""
         if grade != "located":
             return super().feedback(item, completion, grade)
-        wrong = self.first_error(item, completion)
-        return f"{'+' if wrong is None else f'-{ascii_lowercase[wrong]}'}{item.prompt}"
+        if self.score(item, completion) == 1:
+            return f"+{item.prompt}"
+        answer, signs = self.read(completion), ""
+        if len(answer) == len(item.answer) and self.admissible(item, completion):
+            signs = "".join("." if a == b else "*" for a, b in zip(answer, item.answer, strict=True))
+        return f"-{signs}{item.prompt}"
