@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -29,14 +30,26 @@ from minirl.tasks import Item, Task, get
 CORPUS_SEED = 1_000_003  # items of this seed belong to pretraining; runs and evaluations use others
 
 
-class Recipe(Strict):
+Rate = Annotated[float, Field(ge=0, le=1)]
+
+
+class Habit(Strict):
+    """How a text goes on after an attempt: feedback of the grade ``feedback``, and a next attempt that repeats the one
+    before with probability ``repeat``; if not, it makes use of what has been said (``Task.revise``) with probability
+    ``heed``, and else is a new careless one."""
+
+    feedback: str = "nudge"
+    repeat: Rate = 1.0
+    heed: Rate = 0.0
+
+
+class Recipe(Habit):
     """How a base is made: a small Llama, fresh or continued from another base, imitates episodes.
 
     A first attempt is a careless one (``Task.careless`` at the rate ``mistake``), each of whose characters is replaced
-    by a random one with probability ``slip``. With several ``turns`` there is feedback of the grade ``feedback`` after
-    each attempt, and the next one repeats the attempt before with probability ``repeat``; if not, it makes use of what
-    has been said (``Task.revise``) with probability ``heed``, and else is a new careless one. With ``until_solved`` a
-    text ends with the first right answer.
+    by a random one with probability ``slip``. Of several rates one is drawn for every text: writers differ in care.
+    With several ``turns`` the text goes on by habit: the recipe's own, or with the same chance one of the ``others``.
+    With ``until_solved`` a text ends with the first right answer.
 
     Problems are drawn from all ``levels`` alike (if not given: from ``task.level``). With ``whole_text`` prompts are
     learned as well as attempts: where a prompt holds examples, guessing the next one is what teaches to read them.
@@ -45,7 +58,7 @@ class Recipe(Strict):
     task: TaskConfig
     levels: list[PositiveInt] | None = Field(default=None, min_length=1)
     turns: PositiveInt = 2
-    feedback: str = "nudge"
+    others: list[Habit] = Field(default_factory=list)
     until_solved: bool = False
     whole_text: bool = False
     continues: str | None = None  # a shipped base; the sizes are then its own
@@ -56,10 +69,8 @@ class Recipe(Strict):
     batch: PositiveInt = 256
     learning_rate: PositiveFloat = 2e-3
     warmup: PositiveInt = 100
-    mistake: float = Field(ge=0, le=1)
-    slip: float = Field(ge=0, le=1)
-    repeat: float = Field(default=1.0, ge=0, le=1)
-    heed: float = Field(default=0.0, ge=0, le=1)
+    mistake: Rate | list[Rate]
+    slip: Rate
     seed: int = 0
 
     @property
@@ -75,16 +86,19 @@ def load_recipe(name: str) -> Recipe:
     return load_model(directory / "recipe.yaml", Recipe)
 
 
-def demonstration(task: Task, item: Item, history: list[tuple[str, str]], recipe: Recipe, rng: random.Random) -> str:
-    """The next attempt after ``history``: earlier attempts, each with its feedback."""
-    if history and rng.random() < recipe.repeat:
+def demonstration(
+    task: Task, item: Item, history: list[tuple[str, str]], rate: float, slip: float, habit: Habit, rng: random.Random
+) -> str:
+    """The next attempt after ``history`` (earlier attempts, each with its feedback), by ``habit``, with mistakes at
+    ``rate`` and slips."""
+    if history and rng.random() < habit.repeat:
         return history[-1][0]
-    if history and recipe.heed and rng.random() < recipe.heed:
-        answer = task.revise(item, history, rng, recipe.mistake)
+    if history and habit.heed and rng.random() < habit.heed:
+        answer = task.revise(item, history, rng, rate)
     else:
-        answer = task.careless(item, rng, recipe.mistake)
+        answer = task.careless(item, rng, rate)
     symbols = "0123456789" if item.answer.isdigit() else "".join(sorted(set(item.answer)))
-    return "".join(rng.choice(symbols) if rng.random() < recipe.slip else c for c in answer)
+    return "".join(rng.choice(symbols) if rng.random() < slip else c for c in answer)
 
 
 def episodes(
@@ -95,10 +109,12 @@ def episodes(
     attempts: list[int] = []  # of each episode
     for item in items:
         context, history = item.prompt, list[tuple[str, str]]()
+        habit = rng.choice([recipe, *recipe.others]) if recipe.others else recipe
+        rate = rng.choice(recipe.mistake) if isinstance(recipe.mistake, list) else recipe.mistake
         while True:
-            attempt = demonstration(task, item, history, recipe, rng)
+            attempt = demonstration(task, item, history, rate, recipe.slip, habit, rng)
             texts += [context, attempt]
-            context = task.feedback(item, attempt, recipe.feedback)
+            context = task.feedback(item, attempt, habit.feedback)
             history.append((attempt, context))
             if len(history) == recipe.turns or (recipe.until_solved and task.score(item, attempt) == 1):
                 break

@@ -44,7 +44,7 @@ def misconception(value: int, operation: str) -> int | None:
 def write(prompt: str, slips: Mapping[int, int] | None = None) -> str:
     """The answer to ``prompt`` by a calculator that slips: step i gets the result ``slips[i]`` and all that follows is
     computed correctly from there. Without ``slips``, the correct answer."""
-    value, operations = _read(prompt)
+    value, operations = read(prompt)
     text = ""
     for i, operation in enumerate(operations):
         value = (slips or {}).get(i, apply(value, operation))
@@ -60,7 +60,7 @@ def step_spans(completion: str) -> list[tuple[int, int]]:
     return [(i, min(i + STEP, len(text))) for i in range(start, len(text), STEP)]
 
 
-def _read(prompt: str) -> tuple[int, list[str]]:
+def read(prompt: str) -> tuple[int, list[str]]:
     """``3+7-4=`` → ``(3, ["+7", "-4"])``."""
     return int(prompt[0]), [prompt[i : i + 2] for i in range(1, len(prompt) - 1, 2)]
 
@@ -81,7 +81,7 @@ class Chain(Task):
         """Of each of the k steps, whether it is right: the operation restated, and the result that follows from the
         result written in the step before. A missing step is wrong, and so is the one after it, which has nothing to
         start from. Total on every string; says nothing of text after the last step."""
-        value, operations = _read(item.prompt)
+        value, operations = read(item.prompt)
         text = completion[:MAX_ANSWER_CHARS].strip()
         right, previous = [], str(value)
         for i, operation in enumerate(operations):
@@ -112,7 +112,7 @@ class Chain(Task):
 
     def admissible(self, item: Item, completion: str) -> bool:
         """Every operation restated, with a digit after it (ASCII, as read() takes nothing else)."""
-        answer, (_, operations) = self.read(completion), _read(item.prompt)
+        answer, (_, operations) = self.read(completion), read(item.prompt)
         restated = [answer[i : i + 2] for i in range(0, len(answer), STEP)] == operations
         results = answer[2::STEP]
         return restated and len(results) == len(operations) and results.isdigit()
@@ -134,7 +134,7 @@ class Chain(Task):
 
     def _redone(self, item: Item, start: int, rng: random.Random, rate: float) -> str:
         """An answer without mistakes before step ``start``, careless from there."""
-        value, operations = _read(item.prompt)
+        value, operations = read(item.prompt)
         slips = {}
         for i, operation in enumerate(operations):
             wrong = misconception(value, operation)

@@ -26,6 +26,7 @@ import random
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from itertools import accumulate
+from typing import ClassVar
 
 from minirl.tasks.base import Item, Task
 
@@ -97,7 +98,7 @@ def fitting(examples: Sequence[Example], operations: int) -> list[str]:
     outputs = {"": first}
     for program in functions(operations)[1:]:  # each one is a shorter one, which came before, and a last operation
         outputs[program] = OPERATIONS[program[-1]](outputs[program[:-1]])
-    return [program for program, output in outputs.items() if output == wanted and _fits(program, others)]
+    return [program for program, output in outputs.items() if output == wanted and fits(program, others)]
 
 
 def one_edit(program: str) -> list[str]:
@@ -109,7 +110,8 @@ def one_edit(program: str) -> list[str]:
     return sorted(edited - {program, ""})
 
 
-def _fits(program: str, examples: Sequence[Example]) -> bool:
+def fits(program: str, examples: Sequence[Example]) -> bool:
+    """Whether ``program`` turns every input into its output."""
     return all(run(program, values) == output for values, output in examples)
 
 
@@ -119,14 +121,15 @@ def _read(prompt: str) -> list[Example]:
     return [(tuple(map(int, values)), tuple(map(int, output))) for values, output in pairs]
 
 
-def _digits(values: Values) -> str:
-    return "".join(map(str, values))
+def digits(values: Values | None) -> str:
+    """A list as its digits, and ``?`` for the output of what is no program."""
+    return "?" if values is None else "".join(map(str, values))
 
 
 class ListPrograms(Task):
     name = "dsl"
     levels = range(1, 5)
-    grades = ("nudge", "binary", "example")
+    grades: ClassVar[tuple[str, ...]] = ("nudge", "binary", "example")
 
     def make(self, rng: random.Random, level: int) -> tuple[str, str]:
         programs = [program for program in functions(level) if len(program) == level]
@@ -139,12 +142,14 @@ class ListPrograms(Task):
                 examples = [(values, run(program, values) or ()) for values in inputs]
                 visible = all(output and output != values for values, output in examples)
                 if visible and fitting(examples, level) == [program]:
-                    return ";".join(
-                        f"{_digits(values)}>{_digits(output)}" for values, output in examples
-                    ) + "=", program
+                    return ";".join(f"{digits(values)}>{digits(output)}" for values, output in examples) + "=", program
+
+    def examples(self, item: Item) -> list[Example]:
+        """All examples that a program for ``item`` is held to."""
+        return _read(item.prompt)
 
     def check(self, item: Item, answer: str) -> bool:
-        return _fits(answer, _read(item.prompt)) and behaviour(answer) == behaviour(item.answer)
+        return fits(answer, self.examples(item)) and behaviour(answer) == behaviour(item.answer)
 
     def read(self, completion: str) -> str:
         """The program in a completion: what follows the last ``!``, if there is one. What comes before is the model's
@@ -158,7 +163,7 @@ class ListPrograms(Task):
     def first_failure(self, item: Item, completion: str) -> int | None:
         """Index of the first example the program gets wrong, or ``None`` for a right program. A program that gets all
         of them right and the hidden inputs wrong has the index after the last example. Total on every string."""
-        program, examples = self.read(completion), _read(item.prompt)
+        program, examples = self.read(completion), self.examples(item)
         for i, (values, output) in enumerate(examples):
             if run(program, values) != output:
                 return i
@@ -169,8 +174,8 @@ class ListPrograms(Task):
 
     def corrupt(self, item: Item, rng: random.Random) -> str:
         """A one-edit bug (:func:`one_edit`) that at least one of the examples shows."""
-        examples = _read(item.prompt)
-        return rng.choice([program for program in one_edit(item.answer) if not _fits(program, examples)])
+        examples = self.examples(item)
+        return rng.choice([program for program in one_edit(item.answer) if not fits(program, examples)])
 
     def feedback(self, item: Item, completion: str, grade: str = "nudge") -> str:
         """``example`` shows the first example that fails, with the output the program really gave:
@@ -178,11 +183,11 @@ class ListPrograms(Task):
         hidden inputs fail there is nothing to show: ``-!53178>…``."""
         if grade != "example":
             return super().feedback(item, completion, grade)
-        failure, examples = self.first_failure(item, completion), _read(item.prompt)
+        failure, examples = self.first_failure(item, completion), self.examples(item)
         if failure is None:
             return f"+{item.prompt}"
         if failure == len(examples):
             return f"-!{item.prompt}"
         values, _ = examples[failure]
         output = run(self.read(completion), values)
-        return f"-{_digits(values)}>{'?' if output is None else _digits(output)}!{item.prompt}"
+        return f"-{digits(values)}>{digits(output)}!{item.prompt}"

@@ -12,6 +12,7 @@ from minirl.evaluation.attempts import evaluate_attempts
 from minirl.evaluation.correction import evaluate_correction
 from minirl.experiments.bases import (
     CORPUS_SEED,
+    Habit,
     Recipe,
     build_base,
     demonstration,
@@ -55,11 +56,17 @@ def test_carelessness_has_the_frequency_that_the_recipe_says():
     task, rng = get("add"), random.Random(1)
     items = task.items(0, range(2000), 5)
     mistaken = RECIPE.model_copy(update={"mistake": 0.3})
-    wrong = sum(demonstration(task, item, [], mistaken, rng) != item.answer for item in items) / 2000
+    wrong = sum(said_next(task, item, [], mistaken, rng) != item.answer for item in items) / 2000
     assert abs(wrong - 0.3) < 0.04  # four standard errors
     slipping = RECIPE.model_copy(update={"slip": 0.1})
-    wrong = sum(demonstration(task, item, [], slipping, rng) != item.answer for item in items) / 2000
+    wrong = sum(said_next(task, item, [], slipping, rng) != item.answer for item in items) / 2000
     assert abs(wrong - (1 - 0.91**6)) < 0.045  # a slip draws the right digit one time in ten: 0.9 × 0.1 a character
+
+
+def said_next(task: Task, item: Item, history: list[tuple[str, str]], recipe: Recipe, rng: random.Random) -> str:
+    """By the recipe's own habit, where all writers are equally careful."""
+    assert isinstance(recipe.mistake, float)
+    return demonstration(task, item, history, recipe.mistake, recipe.slip, recipe, rng)
 
 
 class Letters(Task):
@@ -139,21 +146,33 @@ def test_how_often_a_second_attempt_repeats_and_how_often_it_heeds():
     # After "x": 0.4 repeat it; of the others half say b, as who has read "-" does, and half the careless a.
     recipe = RECIPE.model_copy(update={"mistake": 1.0, "repeat": 0.4, "heed": 0.5})
     item, rng = LETTERS.item(0, 0, 1), random.Random(0)
-    said = Counter(demonstration(LETTERS, item, [("x", "-abc=")], recipe, rng) for _ in range(2000))
+    said = Counter(said_next(LETTERS, item, [("x", "-abc=")], recipe, rng) for _ in range(2000))
     assert set(said) == {"x", "a", "b"}
     for attempt, share in (("x", 0.4), ("a", 0.3), ("b", 0.3)):
         assert abs(said[attempt] / 2000 - share) < 0.045  # four standard errors
     # A first attempt has nothing to repeat and nothing to heed.
-    assert {demonstration(LETTERS, item, [], recipe, rng) for _ in range(20)} == {"a"}
+    assert {said_next(LETTERS, item, [], recipe, rng) for _ in range(20)} == {"a"}
+
+
+def test_writers_differ_in_care_and_in_habit():
+    # Half of the texts are by someone who is never wrong, the others always say a, in all of their attempts.
+    texts = Counter(text for text, _ in written(count=400, mistake=[0.0, 1.0]))
+    assert set(texts) == {"abc=c<eos>?abc=c<eos>?abc=c<eos>", "abc=a<eos>?abc=a<eos>?abc=a<eos>"}
+    assert abs(texts["abc=c<eos>?abc=c<eos>?abc=c<eos>"] - 200) < 40  # four standard errors
+    # A third of the texts each: nobody heeds a nudge; whoever is told that it is wrong heeds it; whoever repeats.
+    others = [{"feedback": "binary", "repeat": 0.0, "heed": 1.0}, {"feedback": "binary", "repeat": 1.0}]
+    texts = Counter(text for text, _ in written(count=600, turns=2, others=[Habit(**other) for other in others]))
+    assert set(texts) == {"abc=a<eos>?abc=a<eos>", "abc=a<eos>-abc=b<eos>", "abc=a<eos>-abc=a<eos>"}
+    assert all(abs(count - 200) < 47 for count in texts.values())
 
 
 def test_a_revised_attempt_slips_like_any_other_and_a_repeated_one_does_not():
     # A slip replaces a letter by one of the answer's, which is c alone.
     recipe = RECIPE.model_copy(update={"mistake": 1.0, "repeat": 0.0, "heed": 1.0, "slip": 1.0})
     item, rng = LETTERS.item(0, 0, 1), random.Random(0)
-    assert demonstration(LETTERS, item, [("a", "-abc=")], recipe, rng) == "c"
+    assert said_next(LETTERS, item, [("a", "-abc=")], recipe, rng) == "c"
     again = recipe.model_copy(update={"repeat": 1.0})
-    assert demonstration(LETTERS, item, [("b", "-abc=")], again, rng) == "b"
+    assert said_next(LETTERS, item, [("b", "-abc=")], again, rng) == "b"
 
 
 @pytest.mark.parametrize("bad", [{"turns": 0}, {"heed": 1.5}, {"heed": -0.1}, {"repeat": 2}, {"until_solved": "often"}])

@@ -93,7 +93,7 @@ def test_located_feedback_marks_the_wrong_digits(answer: str, said: str) -> None
 def test_revising_changes_the_marked_digits_and_no_others() -> None:
     rng = random.Random(0)
     assert {ADD.revise(SHORT, [("071", "-.*.52+29=")], rng, 0.0) for _ in range(20)} == {"081"}
-    # Every careless answer is 081 off by one in one digit; of these only the second digit counts, and it is not 7 again.
+    # Every careless answer is 081 off by one in one digit; of these only the second digit counts, and never 7 again.
     assert {ADD.revise(SHORT, [("071", "-.*.52+29=")], rng, 1.0) for _ in range(200)} == {"081", "091"}
     # Feedback without signs, and a nudge: all is done anew. Praise is believed.
     assert ADD.revise(SHORT, [("80", "-52+29=")], rng, 0.0) == "081"
