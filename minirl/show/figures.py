@@ -18,7 +18,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator
 
 BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"  # Okabe and Ito, safe for colour-blind
 ORANGE, SKY, GREY, INK = "#E69F00", "#56B4E9", "#6B6B6B", "#222222"
@@ -586,6 +586,96 @@ def accuracy_and_price(
         axes.grid(False, axis="y")
         axes.spines["left"].set_visible(False)
         axes.tick_params(axis="y", length=0)
+    return figure
+
+
+@_styled
+def accuracy_by_price(
+    votes: Mapping[str, Sequence[tuple[float, float]]],
+    marks: Mapping[str, Mapping[str, tuple[float, float]]],
+    *,
+    colours: Mapping[str, str] | None = None,
+) -> Figure:
+    """Accuracy over generated tokens per problem: one line an arm for votes of 1, 2, … answers, one dot a vote.
+
+    ``votes`` maps an arm to its ``(tokens, accuracy)``. ``marks`` are other ways to use the policies, each with
+    a marker of its own: the name of a way to the ``(tokens, accuracy)`` of the arms.
+    """
+    colours = {**arm_colours(votes), **(colours or {})}
+    figure = _figure(5.0)
+    axes = figure.subplots()
+    axes.set_xscale("log", base=2)
+    for (arm, points), style in zip(votes.items(), itertools.cycle(LINE_STYLES)):
+        xs, ys = zip(*points, strict=True)
+        axes.plot(xs, ys, "o", color=colours[arm], markersize=3.5)
+        axes.plot(xs, ys, color=colours[arm], linestyle=style, linewidth=1.5)
+    shapes = list(zip(marks, itertools.cycle("D^s"), strict=False))
+    for name, shape in shapes:
+        for arm, (x, y) in marks[name].items():
+            axes.plot(
+                x, y, shape, color=colours[arm], markersize=7, markerfacecolor="white", markeredgewidth=1.5, zorder=3
+            )
+    ticks = [x for x, _ in next(iter(votes.values()))]
+    axes.set_xticks(ticks, [f"{x:.0f}" for x in ticks])
+    axes.minorticks_off()
+    axes.set(xlabel="generated tokens per problem", ylabel="accuracy")
+    axes.set_xlim(*axes.get_xlim())  # the names at the ends must not move it any more
+    axes.set_ylim(*axes.get_ylim())
+    _label_column(axes, {arm: points[-1] for arm, points in votes.items()}, colours)
+    for i, label in enumerate(axes.texts):  # crowded at the top, names give way downwards, and lines pass behind them
+        label.set(zorder=3 + i / len(votes), bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
+    keys = [matplotlib.lines.Line2D([], [], color=INK, marker="o", markersize=3.5, linewidth=1.5)]
+    keys += [
+        matplotlib.lines.Line2D([], [], color=INK, linestyle="", marker=shape, markersize=7, markerfacecolor="white")
+        for _, shape in shapes
+    ]
+    names = ["majority of 1, 2, … answers", *(name for name, _ in shapes)]
+    figure.legend(keys, names, loc="outside upper left", ncols=4, handlelength=1.6)
+    return figure
+
+
+@_styled
+def horizon_and_errors(
+    reach: Mapping[str, tuple[float, float]],
+    horizon: Callable[[float], float],
+    shares: Sequence[float],
+    after_errors: Mapping[str, Sequence[tuple[float, float, float]]],
+    references: Mapping[str, Sequence[float]] | None = None,
+    *,
+    colours: Mapping[str, str] | None = None,
+) -> Figure:
+    """How far arms reach for their accuracy at one step, and how likely they are right after errors.
+
+    Left: the curve ``horizon`` over step accuracy, and on it every arm, ``reach`` being (step accuracy, horizon).
+    Right: of every arm ``(mean, low, high)`` over the ``shares`` of wrong steps. ``references`` are what is known
+    without a run.
+    """
+    colours = {**arm_colours(reach), **(colours or {})}
+    markers = dict(zip(reach, "osD^vP*X" * len(reach), strict=False))
+    figure = _figure(3.9)
+    curve, lines = figure.subplots(1, 2)
+    best, worst = max(p for p, _ in reach.values()), min(p for p, _ in reach.values())
+    low, high = max(worst - 0.05, worst / 2, 0.01), 1 - (1 - min(best, 0.9998)) / 2
+    steps = [1 - (1 - low) * ((1 - high) / (1 - low)) ** (i / 100) for i in range(101)]  # ever closer to 1
+    curve.plot(steps, [horizon(p) for p in steps], color=GREY, linewidth=1.2)
+    for arm, point in reach.items():
+        curve.plot(*point, markers[arm], color=colours[arm], markersize=8, markeredgecolor="white", zorder=3)
+    curve.set_yscale("log")
+    curve.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    curve.yaxis.set_major_formatter("{x:g}")
+    curve.minorticks_off()
+    curve.xaxis.set_major_locator(MaxNLocator(4))
+    curve.set(xlabel="accuracy at one step", ylabel="horizon H½, in steps")
+
+    for name, values in (references or {}).items():
+        lines.plot(shares, values, color=INK, linewidth=1.2, linestyle=LINE_STYLES[2], label=name)
+    for arm, points in after_errors.items():
+        means, lows, highs = zip(*points, strict=True)
+        lines.fill_between(shares, lows, highs, color=colours[arm], alpha=0.13, linewidth=0)
+        lines.plot(shares, means, markers[arm], linestyle="-", color=colours[arm], label=arm, markersize=5.5)
+    lines.set_xticks(shares, [f"{share:.0%}" for share in shares])
+    lines.set(ylim=(0, 1.03), xlabel="share of wrong steps before it", ylabel="the last step is right")
+    _legend_on_top(figure, lines)
     return figure
 
 

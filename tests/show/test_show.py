@@ -15,12 +15,14 @@ from minirl.rollouts.episodes import CONTEXT, Rollouts, roll_out
 from minirl.show.figures import (
     LiveCurves,
     accuracy_and_price,
+    accuracy_by_price,
     arm_colours,
     confidence_critique,
     correction_bounds,
     correction_matrix,
     effect_forest,
     feedback_gap,
+    horizon_and_errors,
     learning_curves,
     solved_within,
     sweep,
@@ -165,6 +167,44 @@ def test_accuracy_and_price_shows_who_never_got_there():
     ]
     assert [bar.get_facecolor() == (1, 1, 1, 1) for bar in costs.patches] == [False, True]
     assert {"0.500", "20k", "> 80k", "generated tokens until 25% was reached"} <= set(texts(figure))
+
+
+def test_accuracy_by_price_has_a_line_an_arm_and_a_marker_for_every_other_use():
+    votes = {"base": [(7.0, 0.5), (14.0, 0.5), (21.0, 0.75)], "score": [(7.0, 0.625), (14.5, 0.625), (21.0, 0.875)]}
+    marks = {"a second look": {"base": (14.0, 0.25), "score": (14.5, 0.75)}, "greedy": {"score": (7.0, 0.875)}}
+    figure = accuracy_by_price(votes, marks, colours={"score": "#0072B2"})
+    (axes,) = figure.get_axes()
+    shapes = [(line.get_marker(), line.get_xydata().tolist()) for line in axes.lines]
+    # Of every arm the dots and the line that joins them; then the markers, way by way.
+    dotted = [[list(point) for point in points] for points in votes.values()]
+    assert shapes == [
+        ("o", dotted[0]),
+        ("None", dotted[0]),
+        ("o", dotted[1]),
+        ("None", dotted[1]),
+        ("D", [[14.0, 0.25]]),
+        ("D", [[14.5, 0.75]]),
+        ("^", [[7.0, 0.875]]),
+    ]
+    assert {axes.lines[i].get_color() for i in (2, 3, 5, 6)} == {"#0072B2"}
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["7", "14", "21"]
+    assert {"base", "score", "a second look", "greedy", "majority of 1, 2, … answers"} <= set(texts(figure))
+
+
+def test_horizon_and_errors_puts_arms_on_the_curve_and_draws_what_errors_do_to_them():
+    reach = {"base": (0.5, 1.0), "rl": (0.75, 2.0)}
+    after = {"base": [(0.75, 0.5, 1.0), (0.25, 0.0, 0.5)], "rl": [(1.0, 1.0, 1.0), (0.5, 0.25, 0.75)]}
+    figure = horizon_and_errors(reach, lambda p: 1 / (1 - p), [0.0, 0.5], after, {"ideal": [0.9, 0.6]})
+    curve, lines = figure.get_axes()
+    xs, ys = curve.lines[0].get_data()
+    assert (xs[0], xs[-1]) == pytest.approx((0.45, 0.875))  # a little below the worst, half way from the best to 1
+    assert list(ys) == pytest.approx([1 / (1 - p) for p in xs])
+    assert [line.get_xydata().tolist() for line in curve.lines[1:]] == [[[0.5, 1.0]], [[0.75, 2.0]]]
+    ideal, base, rl = lines.lines
+    assert ideal.get_xydata().tolist() == [[0, 0.9], [0.5, 0.6]]
+    assert base.get_xydata().tolist() == [[0, 0.75], [0.5, 0.25]]
+    assert rl.get_color() == curve.lines[2].get_color() and rl.get_marker() == curve.lines[2].get_marker()
+    assert {"base", "rl", "ideal", "0%", "50%"} <= set(texts(figure))
 
 
 # Accuracies and levels of three arms; 0.5 · 0.9 + 0.5 · 0.1 and so on.

@@ -38,7 +38,9 @@ ITEMS_PER_LEVEL = 300
 # dsl: the first digit goes last; 13784 → without the first 3784 → running sum 3, 10, 18, 22, that is 3082 → plus one
 #   4193. 96056 → 6056 → 6, 6, 11, 17: 6617 → 7728. 19071 → 9071 → 9, 9, 16, 17: 9967 → 0078.
 # guess: two of the letters a to d; four of them.
+# ledger: 8+6 = 14 → 4, 4+6 = 10 → 0; 2*9 = 18 → 8, 8-8 = 0, 0+9 = 9, 9+3 = 12 → 2.
 # lookup: the code of H, which is what it is, and one drawn for Z.
+# spec: the first digit goes last; 1371 → 1731 → running sum 1, 8, 11, 12, that is 1812.
 GOLDEN = {
     "add": {(0, 0, 1): ("2+6=", "08"), (3, 17, 2): ("52+29=", "081")},
     "bucket": {(0, 0, 1): ("rg=", "r"), (3, 17, 4): ("pmayu=", "u")},
@@ -50,7 +52,9 @@ GOLDEN = {
         (3, 17, 3): ("13784>4193;96056>7728;19071>0078=", "fai"),
     },
     "guess": {(0, 0, 1): ("#2,abcd=", "bc"), (3, 17, 4): ("#4,abcd=", "caab")},
+    "ledger": {(0, 0, 2): ("8+6+6=", "+64+60"), (3, 17, 4): ("2*9-8+9+3=", "*98-80+99+32")},
     "lookup": {(0, 0, 1): ("H=", "bea"), (3, 17, 4): ("Z=", "ced")},
+    "spec": {(0, 0, 1): ("032>320=", "t"), (3, 17, 4): ("1371>1812=", "ra")},
 }
 
 HOSTILE = {
@@ -428,11 +432,26 @@ ANSWERS: dict[str, tuple[Item, list[str], list[str], list[str]]] = {
         ["acb", "aaa", "ddd"],
         ["bc", "bcaa", "bce", "BCA", "b c", "bca=", "-*.+", "", "bсa"],  # Cyrillic с
     ),
+    "ledger": (
+        Item("ledger", 0, 0, 2, "8+6+6=", "+64+60"),
+        ["+64+60", "+65+60", " +69+60\n"],  # steps may be wrong
+        ["+64+61", "+65+61", "+60+66"],
+        [
+            *("0", "40", "+64", "+64+6", "+64+60+60", "+64+600", "-64+60", "+54+60", "+6x+60", "+64+60=", "64+60"),
+            *("+64 +60", "", "+6٤+60"),
+        ],
+    ),
     "lookup": (
         Item("lookup", 0, 0, 1, "C=", "acc"),
         ["acc", " acc\n"],
         ["aca", "fff", "bac"],
         ["ac", "accc", "acg", "ACC", "a c", "acc=", "-a.c", "...", "", "aсc"],  # Cyrillic с
+    ),
+    "spec": (
+        Item("spec", 0, 0, 1, "22>2=", "u"),
+        ["u", "uu", " u\n", "22! u", "f!u"],  # what follows the last ! is the program
+        ["f", "l", "rur", "r", "adefilrs", "u!f", "x!l"],  # the first three make 2 of 22 as well
+        ["x", "ux", "u" * 9, "U", "u u", "u=", "2", "22>2", "u!", "!", "u!x", "?", "", "υ"],  # Greek υ
     ),
 }
 

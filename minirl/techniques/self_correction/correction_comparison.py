@@ -10,12 +10,13 @@ metric           answers  the policy is asked                                 so
 ================ ======== =================================================== ==========================
 accuracy@1       1        once                                                –
 accuracy@2       2        to look again, whatever it said; the last counts    –
+greedy@t         t        one or two, each token the likeliest one             –
 majority@k       k        k times anew; the most frequent answer counts       –
 solved@2         ≤ 2      again after a wrong answer                          knows that it is wrong
 pass@2           2        twice anew                                          knows which one is right
 ================ ======== =================================================== ==========================
 
-The first three can be had in use. The last two are what a verifier would make of the same policy: ``solved@2`` −
+The first four can be had in use. The last two are what a verifier would make of the same policy: ``solved@2`` −
 ``pass@2``, called ``worth``, is what a second look is worth beyond a second sample; ``look_over_vote`` is
 ``accuracy@2`` − ``majority@8`` of the same policy. Of two different answers the first counts, so that ``majority@2``
 is ``majority@1`` at twice the price (but for empty answers): a vote begins with three.
@@ -31,7 +32,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from minirl.evaluation.attempts import Evaluation, attempt_all, attempt_metrics, evaluate_attempts
+from minirl.evaluation.attempts import Evaluation, attempt_all, attempt_metrics
 from minirl.evaluation.correction import evaluate_correction
 from minirl.policy.models import Policy
 from minirl.rollouts.episodes import Rollouts
@@ -55,11 +56,16 @@ def evaluate(
     """All metrics of the table above, with the tokens that each costs: ``tokens@1`` for one answer, ``tokens@2`` for an
     answer and a second look. The rollouts, to read, are those with a second look."""
     looking, rollouts = evaluate_correction(policy, task, items, seed=seed, turns=turns, feedback=feedback, **how)
-    told, _ = evaluate_attempts(policy, task, items, seed=seed, turns=turns, feedback=feedback, **how)
+    cold = {**how, "temperature": 0.0}
+    greedy, _ = evaluate_correction(policy, task, items, seed=seed, turns=turns, feedback=feedback, **cold)
     anew = attempt_all(policy, task, items, seed=seed, samples=max(VOTES), **how)
     sampled = attempt_metrics(anew, independent=True)
     values = {name: looking.items[name] for name in ("accuracy@1", "accuracy@2", "delta", "copy_rate")}
-    values |= {"solved@2": told.items["solved@2"], "pass@2": sampled.items["solved@2"]}
+    values |= {f"greedy@{t}": greedy.items[f"accuracy@{t}"] for t in (1, 2)}
+    told = [
+        max(both) for both in zip(values["accuracy@1"], values["accuracy@2"], strict=True)
+    ]  # an oracle keeps either
+    values |= {"solved@2": told, "pass@2": sampled.items["solved@2"]}
     values["worth"] = [a - b for a, b in zip(values["solved@2"], values["pass@2"], strict=True)]
     for k in VOTES:
         said = [anew.answers[row : row + k] for row in range(0, len(anew.answers), max(VOTES))]
