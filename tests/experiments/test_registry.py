@@ -163,7 +163,8 @@ def test_every_config_loads(item, path):
     assert (experiment.slug, experiment.tier) == (item.slug, tier)
     for arm in experiment.arms:
         phases = load_method(experiment, arm).phases(experiment.train)
-        assert sum(phase.updates for phase in phases) == experiment.train.updates
+        # Without phases an arm is the base, asked in another way.
+        assert not phases or sum(phase.updates for phase in phases) == experiment.train.updates
 
 
 @pytest.mark.parametrize(("item", "path"), CONFIGS, ids=[f"{item.slug}-{path.stem}" for item, path in CONFIGS])

@@ -6,7 +6,8 @@ The attempts that examples are worked out on, two problems with four attempts ea
     3+4=  08$  07$  9$  7$    5+9=  14$  15$  5$  $
            ✗    ✓   ✗   ✓            ✓    ✗   ✗  ✗
 
-Five repairs (0→1, 2→3, 5→4, 6→4, 7→4) and three right attempts for plain examples (1, 3, 4). ``_`` is a hidden token.
+Five repairs (0→1, 0 and 2→3, 5→4, 5 and 6→4, 7→4), three right attempts for plain examples (1, 3, 4). ``_`` is a hidden
+token.
 """
 
 import pytest
@@ -152,30 +153,39 @@ def test_repairs_by_hand(learner):
     # Whatever is hidden in the context, the right attempt behind it is whole.
     assert texts_of(Cycle(mask=1.0, mixture=False).collect(learner)) == [
         ("3+4=__$-3+4=", "07$"),
-        ("3+4=_$-3+4=", "7$"),
+        ("3+4=__$-3+4=_$-3+4=", "7$"),  # every other one after the failed one before it
         ("5+9=__$-5+9=", "14$"),
-        ("5+9=_$-5+9=", "14$"),
+        ("5+9=__$-5+9=_$-5+9=", "14$"),
         ("5+9=$-5+9=", "14$"),  # an empty attempt has nothing to hide
     ]
 
 
 def test_the_mixture_adds_as_many_plain_examples(learner):
-    # Five repairs, three right attempts: these in turn until there are five, and then they begin again.
+    # Five repairs, three right attempts: five are drawn from these.
     texts = texts_of(Cycle().collect(learner))
     assert len(texts) == 10
-    assert texts[5:] == [*PLAIN, *PLAIN[:2]]
+    assert set(texts[5:]) <= set(PLAIN)
     assert all("$" in context for context, _ in texts[:5]) and not any("$" in context for context, _ in texts[5:])
 
 
-def test_with_fewer_repairs_than_right_attempts_some_of_these_are_left_out(learner, monkeypatch):
-    monkeypatch.setattr(AnswerSFT, "attempts", lambda *_: attempts(["07$", "7$", "08$", "007$"]))
-    assert texts_of(Cycle(mask=1.0).collect(learner)) == [("3+4=__$-3+4=", "07$"), ("3+4=", "07$")]
+def test_plain_examples_are_drawn_from_all_right_attempts(learner):
+    learner.train = TRAIN.model_copy(update={"updates": 20})
+    assert set(texts_of(Cycle().collect(learner))) >= set(PLAIN)  # each is missed with probability (2/3)¹⁰⁰
 
 
-def test_without_mask_and_mixture_it_is_pair_sft(learner):
+def test_without_mask_mixture_and_longer_chains_it_is_pair_sft(learner, monkeypatch):
+    monkeypatch.setattr(Cycle, "pairs", PairSFT.pairs)
     ours, theirs = Cycle(mask=0.0, mixture=False).collect(learner), PairSFT().collect(learner)
     assert torch.equal(ours.ids, theirs.ids) and torch.equal(ours.learn, theirs.learn)
     assert ours.generated_tokens == theirs.generated_tokens
+
+
+def test_a_mask_needs_a_token_of_its_own(learner, monkeypatch):
+    # Many hub models pad with the stop token: a program full of ends would be another lesson.
+    monkeypatch.setattr(type(POLICY), "pad_id", property(lambda self: self.stop_id))
+    with pytest.raises(ConfigError, match="no padding token"):
+        Cycle().collect(learner)
+    Cycle(mask=0.0).collect(learner)
 
 
 def test_the_mask_hides_tokens_of_the_same_examples(learner):

@@ -190,12 +190,12 @@ def test_nothing_is_kept_for_a_gradient(policy):
 # --- recovery --------------------------------------------------------------------------------------------------------
 
 
-def recovery_examples(policy, items, seed=0, update=0, answers=None, scores=None):
+def recovery_examples(policy, items, seed=0, update=0, answers=None, scores=None, errors=True):
     """What :class:`Recovery` learns: (text given, text learned, whether a stop token follows) of every row."""
     data = rollouts(policy, items, answers or [item.answer for item in items], scores)
     learner = SimpleNamespace(seed=seed, reference=policy)
     found = []
-    for (context, target), item in zip(Recovery().examples(learner, data, update), items, strict=True):
+    for (context, target), item in zip(Recovery(errors=errors).examples(learner, data, update), items, strict=True):
         before = policy.decode([context])[0]
         assert before.startswith(item.prompt)
         assert target[-1] == policy.stop_id
@@ -218,6 +218,13 @@ def test_what_is_given_has_any_length_and_any_number_of_errors(policy):
         seen.add((len(given) // 3, TASK.steps(item, given + learned).count(False)))
     # Nothing given; one step, right or wrong; two, with no, one or two errors. The whole answer is never given.
     assert seen == {(0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2)}
+
+
+def test_without_errors_an_example_is_a_right_answer_in_two_parts(policy):
+    items = TASK.items(0, range(40), 4)
+    found = recovery_examples(policy, items, errors=False)
+    assert [given + learned for given, learned in found] == [item.answer for item in items]
+    assert {len(given) for given, _ in found} == {0, 3, 6, 9}
 
 
 def test_the_errors_depend_on_seed_and_update_alone(policy):
@@ -289,6 +296,7 @@ def test_metrics_by_hand(policy, said):
     evaluation, data = evaluate(policy, TASK, PAIR, seed=0)
     assert evaluation.items["accuracy@1"] == [1, 0]
     assert evaluation.items["step_accuracy"] == [1, 0.5]
+    assert evaluation.items["all_right"] == [1, 0]
     assert evaluation.metrics["step_accuracy"] == 0.75
     assert evaluation.metrics["horizon"] == pytest.approx(2.40942)  # ln 0.5 / ln 0.75 = 0.693147 / 0.287682
     # One step stands before the last, right without errors and wrong with all of them.
@@ -304,7 +312,7 @@ def test_every_metric_but_the_horizon_is_a_mean_over_items(policy, said):
     said(["+70-46", "+71-47"])
     evaluation, _ = evaluate(policy, TASK, PAIR, seed=0)
     shares = ("injected@0", "injected@25", "injected@50", "injected@75", "injected@100")
-    assert set(evaluation.items) == {"accuracy@1", "step_accuracy", *shares, "slope"}
+    assert set(evaluation.items) == {"accuracy@1", "step_accuracy", "all_right", *shares, "slope"}
     assert set(evaluation.metrics) == {*evaluation.items, "horizon"}
     for name, values in evaluation.items.items():
         assert evaluation.metrics[name] == sum(values) / 2
