@@ -19,7 +19,7 @@ from tqdm import tqdm
 from minirl.config import parse_overrides
 from minirl.errors import RunError
 from minirl.experiments.registry import project_root, run_directory, technique
-from minirl.experiments.run import REFERENCE_ARM, check_identity, identity, load_experiment, open_run
+from minirl.experiments.run import REFERENCE_ARM, check_identity, identity, load_experiment, load_method, open_run
 
 POLL_S = 0.5
 KERNEL_START_S = 120
@@ -95,7 +95,8 @@ def reproduce(
         if job.done():
             check_identity(job.directory, identity(experiment, job.seed))
             print(f"{slug} {tier} seed {job.seed}: complete in {shown(job.directory)} (start over with --no-resume)")
-    updates = experiment.train.updates * len(experiment.arms)
+    phases = [load_method(experiment, arm).phases(experiment.train) for arm in experiment.arms]
+    updates = sum(phase.updates for of_an_arm in phases for phase in of_an_arm)
     running: list[Job] = []
     bar = tqdm(
         total=updates * len(waiting),
