@@ -2,12 +2,11 @@
 
 import pytest
 import torch
+from stand_ins import Lenient, sharp_policy
 
 from minirl.evaluation.attempts import attempt_all, attempt_metrics, evaluate_attempts
-from minirl.policy.models import Policy, tiny_llama
 from minirl.rollouts.episodes import CONTEXT, Rollouts, roll_out
 from minirl.tasks import Item
-from minirl.tasks.add import Addition
 
 
 def episodes(
@@ -131,22 +130,6 @@ def test_rows_are_attempts_only_if_they_are_independent():
 
 
 # --- from a policy --------------------------------------------------------------------------------------------------
-
-
-class Lenient(Addition):
-    """An untrained policy gets some of these right: what begins with a lower-case letter."""
-
-    def check(self, item, answer):
-        return answer[:1].islower()
-
-
-def sharp_policy() -> Policy:
-    policy = tiny_llama(16, 2, 4)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in policy.model.parameters():
-            parameter += 0.4 * torch.randn(parameter.shape, generator=generator)
-    return policy
 
 
 POLICY, TASK = sharp_policy(), Lenient()

@@ -2,12 +2,11 @@
 
 import pytest
 import torch
+from stand_ins import Lenient, sharp_policy
 
 from minirl.evaluation.correction import correction_metrics, evaluate_correction, matrix
-from minirl.policy.models import Policy, tiny_llama
 from minirl.rollouts.episodes import CONTEXT, Rollouts, roll_out
 from minirl.tasks import Item
-from minirl.tasks.add import Addition
 
 
 def episodes(scores: list[list[float]], answers: list[list[str]]) -> Rollouts:
@@ -109,22 +108,6 @@ def test_identities(seed):
 def test_single_turns_have_no_correction():
     with pytest.raises(ValueError, match="at least two attempts"):
         correction_metrics(episodes([[1], [0]], [["a"], ["b"]]))
-
-
-class Lenient(Addition):
-    """An untrained policy gets some of these right: what begins with a lower-case letter."""
-
-    def check(self, item, answer):
-        return answer[:1].islower()
-
-
-def sharp_policy() -> Policy:
-    policy = tiny_llama(16, 2, 4)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in policy.model.parameters():
-            parameter += 0.4 * torch.randn(parameter.shape, generator=generator)
-    return policy
 
 
 POLICY, TASK = sharp_policy(), Lenient()

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from stand_ins import Lenient, sharp_policy
 
 from minirl.policy import fast
 from minirl.policy.logprobs import pad_rows, token_logprobs
-from minirl.policy.models import Policy, tiny_llama
 from minirl.rollouts import episodes
 from minirl.rollouts.episodes import Rollouts, roll_out
 from minirl.tasks import Item, get, to_dataset
@@ -14,16 +14,6 @@ from minirl.tasks.add import Addition
 ADD = get("add")
 # 3 + 4 = 07 and 5 + 9 = 14; an attempt at level 1 has at most 3 tokens: two digits and the stop token.
 SEVEN, FOURTEEN = Item("add", 0, 0, 1, "3+4=", "07"), Item("add", 0, 1, 1, "5+9=", "14")
-
-
-def sharp_policy(seed: int = 0) -> Policy:
-    """A small untrained policy whose logits differ widely, so that what it samples depends on what it has read."""
-    policy = tiny_llama(16, 2, 4, seed=seed)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in policy.model.parameters():
-            parameter += 0.4 * torch.randn(parameter.shape, generator=generator)
-    return policy
 
 
 POLICY = sharp_policy()
@@ -316,13 +306,6 @@ def test_partial_credit_does_not_end_an_episode(scripted):
     scripted("08$07$")
     rollouts = roll_out(POLICY, Generous(), [SEVEN], turns=2, until_solved=True)
     assert rollouts.scores.tolist() == [[0.5, 1.0]] and rollouts.answers == [["08", "07"]]
-
-
-class Lenient(Addition):
-    """An untrained policy gets some of these right: what begins with a lower-case letter."""
-
-    def check(self, item, answer):
-        return answer[:1].islower()
 
 
 @pytest.fixture(params=["fast", "model"])

@@ -13,15 +13,15 @@ import itertools
 
 import pytest
 import torch
+from stand_ins import written
 
 from minirl.config import TaskConfig, TrainConfig, validate
 from minirl.errors import ConfigError, TrainingError
 from minirl.evaluation.attempts import Evaluation
 from minirl.evaluation.correction import correction_metrics
 from minirl.loops import Learner
-from minirl.policy.logprobs import pad_rows
 from minirl.policy.models import tiny_llama
-from minirl.rollouts.episodes import CONTEXT, Rollouts
+from minirl.rollouts.episodes import Rollouts
 from minirl.tasks import Item
 from minirl.tasks.add import Addition
 from minirl.techniques.base import SupervisedPhase
@@ -42,18 +42,7 @@ def encode(text: str) -> list[int]:
 
 def attempts(answers=ANSWERS, samples: int = 4) -> Rollouts:
     """Single-turn episodes in groups of ``samples``."""
-    items = [PROBLEMS[row // samples] for row in range(len(answers))]
-    texts = [answer.removesuffix("$") for answer in answers]
-    return Rollouts(
-        ids=pad_rows([encode(item.prompt + answer) for item, answer in zip(items, answers, strict=True)], 0)[0],
-        turn=pad_rows([[CONTEXT] * 4 + [0] * len(answer) for answer in answers], CONTEXT)[0],
-        logprobs=torch.zeros(1),
-        scores=torch.tensor([[Addition().score(item, text)] for item, text in zip(items, texts, strict=True)]),
-        group=torch.arange(len(answers)) // samples,
-        answers=[[text] for text in texts],
-        items=items,
-        longest=8,
-    )
+    return written(POLICY, PROBLEMS, answers, samples)
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -12,6 +12,7 @@ token.
 
 import pytest
 import torch
+from stand_ins import Lenient, written
 
 from minirl.config import TaskConfig, TrainConfig, validate
 from minirl.errors import ConfigError, TrainingError
@@ -21,7 +22,6 @@ from minirl.policy.logprobs import pad_rows
 from minirl.policy.models import tiny_llama
 from minirl.rollouts.episodes import CONTEXT, Rollouts
 from minirl.tasks import Item
-from minirl.tasks.add import Addition
 from minirl.tasks.spec import UnitTests
 from minirl.techniques.base import SupervisedPhase
 from minirl.techniques.baselines import AnswerSFT, PairSFT
@@ -46,19 +46,7 @@ def spelled(ids) -> str:
 
 def attempts(answers=ANSWERS, samples: int = 4, scores=None) -> Rollouts:
     """Single-turn episodes in groups of ``samples``."""
-    items = [PROBLEMS[row // samples] for row in range(len(answers))]
-    texts = [answer.removesuffix("$") for answer in answers]
-    scores = scores or [Addition().score(item, text) for item, text in zip(items, texts, strict=True)]
-    return Rollouts(
-        ids=pad_rows([encode(item.prompt + answer) for item, answer in zip(items, answers, strict=True)], 0)[0],
-        turn=pad_rows([[CONTEXT] * 4 + [0] * len(answer) for answer in answers], CONTEXT)[0],
-        logprobs=torch.zeros(1),
-        scores=torch.tensor(scores)[:, None],
-        group=torch.arange(len(answers)) // samples,
-        answers=[[text] for text in texts],
-        items=items,
-        longest=8,
-    )
+    return written(POLICY, PROBLEMS, answers, samples, scores)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -257,12 +245,6 @@ def test_settings_that_make_no_sense(bad):
 
 
 def test_it_runs_from_end_to_end():
-    class Lenient(Addition):
-        """An untrained policy gets some of these right."""
-
-        def check(self, item, answer):
-            return answer[:1].islower()
-
     train = TRAIN.model_copy(update={"updates": 12})
     learner = Learner(tiny_llama(16, 1, 2), TaskConfig(name="add", level=1), train, 0)
     learner.task = Lenient()
