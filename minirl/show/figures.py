@@ -630,7 +630,7 @@ def accuracy_by_price(
         for _, shape in shapes
     ]
     names = ["majority of 1, 2, … answers", *(name for name, _ in shapes)]
-    figure.legend(keys, names, loc="outside upper left", ncols=4, handlelength=1.6)
+    figure.legend(keys, names, loc="outside upper left", ncols=4 if len(names) < 4 else 2, handlelength=1.6)
     return figure
 
 
