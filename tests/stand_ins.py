@@ -5,7 +5,7 @@ import torch
 from minirl.policy.logprobs import pad_rows
 from minirl.policy.models import Policy, tiny_llama
 from minirl.rollouts.episodes import CONTEXT, Rollouts
-from minirl.tasks import Item
+from minirl.tasks import Item, Task
 from minirl.tasks.add import Addition
 
 
@@ -31,12 +31,15 @@ def encode(policy: Policy, text: str) -> list[int]:
     return policy.tokenizer.convert_tokens_to_ids(["<eos>" if c == "$" else c for c in text])
 
 
-def written(policy: Policy, problems: list[Item], answers: list[str], samples: int, scores=None) -> Rollouts:
+def written(
+    policy: Policy, problems: list[Item], answers: list[str], samples: int, scores=None, *, task: Task | None = None
+) -> Rollouts:
     """Single-turn episodes in groups of ``samples`` at additions of one digit each, as :func:`roll_out` would return
-    them; ``$`` ends an answer that was not cut off. ``scores`` are those of the task unless given."""
+    them; ``$`` ends an answer that was not cut off. ``scores`` are those of the ``task`` (ADD) unless given."""
     items = [problems[row // samples] for row in range(len(answers))]
     texts = [answer.removesuffix("$") for answer in answers]
-    scores = scores or [Addition().score(item, text) for item, text in zip(items, texts, strict=True)]
+    task = task or Addition()
+    scores = scores or [task.score(item, text) for item, text in zip(items, texts, strict=True)]
     ids = [encode(policy, item.prompt + answer) for item, answer in zip(items, answers, strict=True)]
     return Rollouts(
         ids=pad_rows(ids, policy.pad_id)[0],

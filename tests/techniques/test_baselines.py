@@ -8,8 +8,8 @@ The attempts that examples are worked out on, two problems with four attempts ea
 """
 
 import pytest
+import stand_ins
 import torch
-from stand_ins import Lenient
 
 from minirl.config import TaskConfig, TrainConfig
 from minirl.errors import TrainingError
@@ -33,28 +33,12 @@ BOTH = pytest.mark.parametrize("method", [AnswerSFT, PairSFT])
 
 
 def encode(text: str) -> list[int]:
-    """Token ids; ``$`` stands for the stop token."""
-    return POLICY.tokenizer.convert_tokens_to_ids(["<eos>" if c == "$" else c for c in text])
+    return stand_ins.encode(POLICY, text)
 
 
 def attempts(*answers: str, samples: int = 4, first: int = 0, task: Addition | None = None) -> Rollouts:
-    """Single-turn episodes in groups of ``samples``, from ITEMS[first] on; an answer ends with ``$`` unless it was cut
-    off."""
-    items = [ITEMS[first + b // samples] for b in range(len(answers))]
-    ids = [encode(item.prompt + answer) for item, answer in zip(items, answers, strict=True)]
-    turn = [[CONTEXT] * 4 + [0] * len(answer) for answer in answers]
-    texts = [answer.removesuffix("$") for answer in answers]
-    scores = [[(task or Addition()).score(item, text)] for item, text in zip(items, texts, strict=True)]
-    return Rollouts(
-        ids=pad_rows(ids, POLICY.pad_id)[0],
-        turn=pad_rows(turn, CONTEXT)[0],
-        logprobs=torch.zeros(1),
-        scores=torch.tensor(scores),
-        group=torch.arange(len(answers)) // samples,
-        answers=[[text] for text in texts],
-        items=items,
-        longest=8,
-    )
+    """Single-turn episodes in groups of ``samples``, from ITEMS[first] on."""
+    return stand_ins.written(POLICY, ITEMS[first:], list(answers), samples, task=task)
 
 
 # --- multi-turn RL --------------------------------------------------------------------------------------------------
@@ -379,7 +363,7 @@ def lenient(seed: int = 0, **changes) -> Learner:
     learner = Learner(
         tiny_llama(16, 1, 2), TaskConfig(name="add"), TRAIN.model_copy(update={"updates": 3, **changes}), seed
     )
-    learner.task = Lenient()
+    learner.task = stand_ins.Lenient()
     return learner
 
 

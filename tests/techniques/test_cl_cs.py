@@ -36,10 +36,6 @@ ANSWERS = ["08$", "07$", "9$", "7$", "14$", "15$", "5$", "$"]
 FIX, KEEP = [(0, 1), (2, 3), (5, 4), (6, 4), (7, 4)], [(1, 1), (3, 3), (4, 4)]
 
 
-def encode(text: str) -> list[int]:
-    return POLICY.tokenizer.convert_tokens_to_ids(["<eos>" if c == "$" else c for c in text])
-
-
 def attempts(answers=ANSWERS, samples: int = 4) -> Rollouts:
     """Single-turn episodes in groups of ``samples``."""
     return written(POLICY, PROBLEMS, answers, samples)

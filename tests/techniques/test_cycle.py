@@ -12,7 +12,7 @@ token.
 
 import pytest
 import torch
-from stand_ins import Lenient, written
+from stand_ins import Lenient, encode, written
 
 from minirl.config import TaskConfig, TrainConfig, validate
 from minirl.errors import ConfigError, TrainingError
@@ -35,12 +35,8 @@ ANSWERS = ["08$", "07$", "9$", "7$", "14$", "15$", "5$", "$"]
 PLAIN = [("3+4=", "07$"), ("3+4=", "7$"), ("5+9=", "14$")]
 
 
-def encode(text: str) -> list[int]:
-    return POLICY.tokenizer.convert_tokens_to_ids([{"$": "<eos>", "_": "<pad>"}.get(c, c) for c in text])
-
-
 def spelled(ids) -> str:
-    """Tokens as text, the other way round."""
+    """Token ids as text: ``$`` is the stop token, ``_`` a hidden one."""
     return POLICY.tokenizer.decode(ids).replace("<eos>", "$").replace("<pad>", "_")
 
 
@@ -217,10 +213,8 @@ def test_the_tests_still_say_what_a_hidden_program_gave(learner, monkeypatch, fa
     # Hidden is the program. What follows it was said of the program itself, and shows what it made of a test.
     task, item = UnitTests(), Item("spec", 0, 0, 2, "53>64=", "i")
     rollouts = attempts([f"{failed}$", "i$"], 2, [0.0, 1.0])
-    rollouts.items, rollouts.ids = (
-        [item] * 2,
-        pad_rows([encode(f"53>64={text}$") for text in (failed, "i")], POLICY.pad_id)[0],
-    )
+    rollouts.items = [item] * 2
+    rollouts.ids = pad_rows([encode(POLICY, f"53>64={text}$") for text in (failed, "i")], POLICY.pad_id)[0]
     rollouts.turn = pad_rows([[CONTEXT] * 6 + [0] * (len(text) + 1) for text in (failed, "i")], CONTEXT)[0]
     monkeypatch.setattr(AnswerSFT, "attempts", lambda *_: rollouts)
     learner.task, learner.train = task, TRAIN.model_copy(update={"feedback": "test"})

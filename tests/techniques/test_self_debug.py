@@ -213,54 +213,6 @@ def test_a_wrong_explanation_does_not_spoil_a_right_program():
     assert attempt_metrics(sessions("f 2! l")).metrics["solved@3"] == 0  # an explanation alone is no program
 
 
-# --- what a reader could know -----------------------------------------------------------------------------------------
-
-
-def solved_by(item: Item, grade: str, attempts: int, history=()) -> list[float]:
-    """Chance to be right within 1, 2, … attempts of whoever writes any program that is still possible."""
-    left = SPEC.possible(item, history)
-    chances = [0.0] * attempts
-    for program in left:
-        later = [0.0] * attempts
-        if SPEC.score(item, program) == 1:
-            later = [1.0] * attempts
-        elif attempts > 1:
-            said = (program, SPEC.feedback(item, program, grade))
-            later = [0.0, *solved_by(item, grade, attempts - 1, (*history, said))]
-        chances = [chance + share / len(left) for chance, share in zip(chances, later, strict=True)]
-    return chances
-
-
-@pytest.mark.parametrize(
-    ("item", "grade", "chances"),
-    [
-        # Three programs fit. "Wrong" crosses out one of them, the failing test (386 of 3886) both of the wrong ones.
-        (TWOS, "binary", [1 / 3, 2 / 3, 1]),
-        (TWOS, "explain", [1 / 3, 2 / 3, 1]),
-        (TWOS, "test", [1 / 3, 1, 1]),
-        # 276>67 is met by fr, fs, ft and sf, which is meant: 12694>2469, 4983>489. Of 12694 fr makes 4962, ft 6942, and
-        # fs 2469: it fails the second test only, and that one no other passes. So after fr or ft, fs and sf are left,
-        # after fs only sf: ¼ + ¼ · (½ + ½ + 1).
-        (Item("spec", 0, 0, 2, "276>67=", "sf"), "binary", [1 / 4, 2 / 4, 3 / 4]),
-        (Item("spec", 0, 0, 2, "276>67=", "sf"), "test", [1 / 4, 3 / 4, 1]),
-    ],
-)
-def test_readers_by_hand(item, grade, chances):
-    assert solved_by(item, grade, TURNS) == pytest.approx(chances)
-
-
-def test_readers_of_the_grades():
-    few = [item for item in SPEC.items(9, range(40), 2) if len(SPEC.possible(item, [])) <= 8]  # all sessions: n² steps
-    assert len(few) > 20
-    for item in few:
-        fit = len(SPEC.possible(item, []))
-        binary = [min(t / fit, 1) for t in (1, 2, 3)]
-        assert solved_by(item, "binary", TURNS) == pytest.approx(binary)
-        tested = solved_by(item, "test", TURNS)
-        assert tested[0] == pytest.approx(1 / fit) and tested[1] >= binary[1] - 1e-9
-        assert tested[2] == pytest.approx(1)  # two tests are hidden; whoever has failed twice has seen both
-
-
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ metric           answers  the policy is asked                                 so
 ================ ======== =================================================== ==========================
 accuracy@1       1        once                                                –
 accuracy@2       2        to look again, whatever it said; the last counts    –
-greedy@t         t        one or two, each token the likeliest one             –
+greedy@t         t        one or two, each token the likeliest one            –
 majority@k       k        k times anew; the most frequent answer counts       –
 solved@2         ≤ 2      again after a wrong answer                          knows that it is wrong
 pass@2           2        twice anew                                          knows which one is right
@@ -62,9 +62,8 @@ def evaluate(
     sampled = attempt_metrics(anew, independent=True)
     values = {name: looking.items[name] for name in ("accuracy@1", "accuracy@2", "delta", "copy_rate")}
     values |= {f"greedy@{t}": greedy.items[f"accuracy@{t}"] for t in (1, 2)}
-    told = [
-        max(both) for both in zip(values["accuracy@1"], values["accuracy@2"], strict=True)
-    ]  # an oracle keeps either
+    # Somebody who knows which answer is right keeps that one.
+    told = [max(both) for both in zip(values["accuracy@1"], values["accuracy@2"], strict=True)]
     values |= {"solved@2": told, "pass@2": sampled.items["solved@2"]}
     values["worth"] = [a - b for a, b in zip(values["solved@2"], values["pass@2"], strict=True)]
     for k in VOTES:
