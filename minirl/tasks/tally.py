@@ -1,0 +1,103 @@
+"""``TALLY-k``: sums and differences modulo ten, which can be put in another order, and criticised.
+
+``3+7-4=`` → ``+70-46``: problems, answers and scores as in :mod:`CHAIN <minirl.tasks.chain>`, without products. So the
+order of the operations does not matter for the result, but it does for who believes that 0-4 is 5: other orders come by
+other entries of the table (:meth:`Tally.rephrased`).
+
+After an attempt the grade ``critique`` asks, with a ``!``, for a **critique**: ``+`` if the result is right, else ``-``
+and the letter of the first wrong step, which is what the grade ``located`` says of it. A critique may be given to the
+one who made the attempt, in place of located feedback: who is told ``-b`` keeps what stands before step b, does that
+step with care, and what follows as always.
+
+Critics in texts for bases are as careless as everyone else: they do every step again, with the same misconceptions, and
+object where they get another result. And in one objection of three the letter is any at all: something is wrong, they
+feel, and they are vague about where.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from string import ascii_lowercase
+from typing import ClassVar
+
+from minirl.tasks.base import MAX_ANSWER_CHARS, Item
+from minirl.tasks.chain import DIGITS, MISCONCEIVED, STEP, Chain, apply, misconception, read, write
+
+SIGNED = tuple(f"{sign}{digit}" for sign in "+-" for digit in range(1, 10))
+QUESTION = "!"
+VAGUE = 1 / 3  # share of objections whose letter is any
+
+
+class Tally(Chain):
+    name = "tally"
+    levels = range(1, 9)
+    grades: ClassVar[tuple[str, ...]] = (*Chain.grades, "critique")
+
+    def make(self, rng: random.Random, level: int) -> tuple[str, str]:
+        prompt = f"{rng.randrange(10)}{''.join(rng.choice(SIGNED) for _ in range(level))}="
+        return prompt, write(prompt)
+
+    def rephrased(self, item: Item) -> Item:
+        """The same problem with its operations in another order, if they have one; always the same for an item."""
+        _, operations = read(item.prompt)
+        orders = set(operations)
+        rng, order = random.Random(f"rephrased/{item.seed}/{item.index}/{item.level}"), list(operations)
+        while len(orders) > 1 and order == operations:
+            rng.shuffle(order)
+        prompt = f"{item.prompt[0]}{''.join(order)}="
+        return replace(item, prompt=prompt, answer=write(prompt))
+
+    def feedback(self, item: Item, completion: str, grade: str = "nudge") -> str:
+        return QUESTION if grade == "critique" else super().feedback(item, completion, grade)
+
+    def critique(self, item: Item, completion: str) -> str:
+        """What is to be said of an attempt: ``+``, or ``-`` and the letter of its first wrong step."""
+        return self.feedback(item, completion, "located").removesuffix(item.prompt)
+
+    def revise(self, item: Item, history: Sequence[tuple[str, str]], rng: random.Random, rate: float) -> str:
+        """A critique of the attempt where one is asked for; else another attempt that heeds the critique of it."""
+        attempt, feedback = history[-1]
+        if feedback == QUESTION:
+            return self._criticised(item, attempt, rng, rate)
+        said = feedback.removesuffix(item.prompt)
+        if len(said) < 2:
+            return super().revise(item, history, rng, rate)
+        return self._redone(item, ascii_lowercase.index(said[1]), rng, rate, attempt)
+
+    def _redone(self, item: Item, start: int, rng: random.Random, rate: float, attempt: str = "") -> str:
+        """An attempt that keeps what ``attempt`` has before step ``start``, does that step right, and the rest
+        carelessly. Without an attempt: all of it carelessly."""
+        value, operations = read(item.prompt)
+        slips = {}
+        for i, operation in enumerate(operations):
+            shown, wrong = attempt[i * STEP + 2 : (i + 1) * STEP], misconception(value, operation)
+            if i < start and shown in DIGITS:
+                slips[i] = int(shown)
+            elif wrong is not None and not (attempt and i == start) and rng.random() < rate * MISCONCEIVED:
+                slips[i] = wrong
+            value = slips.get(i, apply(value, operation))
+        return write(item.prompt, slips)
+
+    def _criticised(self, item: Item, completion: str, rng: random.Random, rate: float) -> str:
+        """A critique by someone who has misconceptions and can be vague."""
+        value, operations = read(item.prompt)
+        text = completion[:MAX_ANSWER_CHARS].strip()
+        for i, operation in enumerate(operations):
+            believed, shown = misconception(value, operation), text[i * STEP : (i + 1) * STEP]
+            if believed is None or rng.random() >= rate * MISCONCEIVED:
+                believed = apply(value, operation)
+            if shown != f"{operation}{believed}":
+                return f"-{ascii_lowercase[rng.randrange(item.level) if rng.random() < VAGUE else i]}"
+            value = believed
+        return "+"
+
+
+def read_critique(text: str, steps: int) -> tuple[bool, int | None] | None:
+    """``"+"`` → (True, None), ``"-b"`` → (False, 1); None for what is no critique of an answer of so many steps."""
+    said = text.strip() if len(text) <= MAX_ANSWER_CHARS else ""
+    if said == "+":
+        return True, None
+    letters = ascii_lowercase[:steps]
+    if len(said) == 2 and said[0] == "-" and said[1] in letters:
+        return False, letters.index(said[1])
+    return None
