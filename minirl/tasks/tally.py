@@ -18,7 +18,6 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 from string import ascii_lowercase
-from typing import ClassVar
 
 from minirl.tasks.base import MAX_ANSWER_CHARS, Item
 from minirl.tasks.chain import DIGITS, MISCONCEIVED, STEP, Chain, apply, misconception, read, write
@@ -31,7 +30,7 @@ VAGUE = 1 / 3  # share of objections whose letter is any
 class Tally(Chain):
     name = "tally"
     levels = range(1, 9)
-    grades: ClassVar[tuple[str, ...]] = (*Chain.grades, "critique")
+    grades = (*Chain.grades, "critique")  # type: ignore[assignment]  # Chain's are inferred as a tuple of three
 
     def make(self, rng: random.Random, level: int) -> tuple[str, str]:
         prompt = f"{rng.randrange(10)}{''.join(rng.choice(SIGNED) for _ in range(level))}="
@@ -46,6 +45,10 @@ class Tally(Chain):
             rng.shuffle(order)
         prompt = f"{item.prompt[0]}{''.join(order)}="
         return replace(item, prompt=prompt, answer=write(prompt))
+
+    def result(self, item: Item, completion: str) -> str:
+        """What an answer comes to, for votes: its last digit, or "" if it is none."""
+        return self.read(completion)[-1] if self.admissible(item, completion) else ""
 
     def feedback(self, item: Item, completion: str, grade: str = "nudge") -> str:
         return QUESTION if grade == "critique" else super().feedback(item, completion, grade)
@@ -90,14 +93,3 @@ class Tally(Chain):
                 return f"-{ascii_lowercase[rng.randrange(item.level) if rng.random() < VAGUE else i]}"
             value = believed
         return "+"
-
-
-def read_critique(text: str, steps: int) -> tuple[bool, int | None] | None:
-    """``"+"`` → (True, None), ``"-b"`` → (False, 1); None for what is no critique of an answer of so many steps."""
-    said = text.strip() if len(text) <= MAX_ANSWER_CHARS else ""
-    if said == "+":
-        return True, None
-    letters = ascii_lowercase[:steps]
-    if len(said) == 2 and said[0] == "-" and said[1] in letters:
-        return False, letters.index(said[1])
-    return None
