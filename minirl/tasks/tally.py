@@ -46,6 +46,15 @@ class Tally(Chain):
         prompt = f"{item.prompt[0]}{''.join(order)}="
         return replace(item, prompt=prompt, answer=write(prompt))
 
+    def misleading(self, item: Item) -> bool:
+        """Whether a misconception lies in the way of the right answer."""
+        value, operations = read(item.prompt)
+        for operation in operations:
+            if misconception(value, operation) is not None:
+                return True
+            value = apply(value, operation)
+        return False
+
     def result(self, item: Item, completion: str) -> str:
         """What an answer comes to, for votes: its last digit, or "" if it is none."""
         return self.read(completion)[-1] if self.admissible(item, completion) else ""
