@@ -13,8 +13,8 @@ Departures from the paper
 -------------------------
 1. Sharpening by fine-tuning; the paper has a second kind, by KL-regularised RL on the same reward.
 2. Errors of the base are planted: slips anywhere (diffuse), and misconceptions, where a wrong digit is likelier than
-   the right one (``Tally.misleading``). Accuracy is also reported for the problems with and without a misconception in the
-   way: ``misled`` and ``unmisled``.
+   the right one (``Tally.misleading``). Accuracy is also reported for the problems with and without a misconception
+   in the way: ``misled`` and ``unmisled``.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ leaves a set of codes that are still possible, and the best player's success wit
   only ever names such codes, each with the same chance, reaches the line ``guessing``, without planning.
 
 The mitigation of the paper that needs no training is measured for every arm as well: attempts that were made before are
-refused, and drawn again (``without_repeats``).
+refused, and drawn again (``without_repeats``; what friction is left then is ``friction_refused``).
 
 Departures from the paper
 -------------------------
@@ -127,11 +127,13 @@ def evaluate(
         **evaluation.items,
         "friction": [best - solved for solved in evaluation.items[f"solved@{turns}"]],
         "without_repeats": [float(solved) for solved in refused],
+        "friction_refused": [best - solved for solved in refused],
     }
     metrics = {
         **evaluation.metrics,
         "friction": best - evaluation.metrics[f"solved@{turns}"],
         "without_repeats": sum(refused) / len(refused),
+        "friction_refused": best - sum(refused) / len(refused),
         "consistent": sum(agree) / max(len(agree), 1),
     }
     return Evaluation(metrics, values, evaluation.generated_tokens), rollouts
