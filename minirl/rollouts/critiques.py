@@ -24,7 +24,7 @@ Critique = tuple[bool, int | None]  # is it right, and if not, which step is the
 
 def read_critique(text: str, steps: int) -> Critique | None:
     """``"+"`` → (True, None), ``"-b"`` → (False, 1); None for what is no critique of an answer of so many steps."""
-    said = text.strip() if len(text) <= MAX_ANSWER_CHARS else ""
+    said = text.strip() if len(text) <= MAX_ANSWER_CHARS and text.isascii() else ""
     if said == "+":
         return True, None
     letters = ascii_lowercase[:steps]

@@ -1,7 +1,7 @@
 """``TALLY-k``: sums and differences modulo ten, which can be put in another order, and criticised.
 
 ``3+7-4=`` → ``+70-46``: problems, answers and scores as in :mod:`CHAIN <minirl.tasks.chain>`, without products. So the
-order of the operations does not matter for the result, but it does for who believes that 0-4 is 5: other orders come by
+order of the operations does not matter for the result, but it does for who believes that 0-2 is 5: other orders come by
 other entries of the table (:meth:`Tally.rephrased`).
 
 After an attempt the grade ``critique`` asks, with a ``!``, for a **critique**: ``+`` if the result is right, else ``-``
@@ -76,16 +76,17 @@ class Tally(Chain):
             return super().revise(item, history, rng, rate)
         return self._redone(item, ascii_lowercase.index(said[1]), rng, rate, attempt)
 
-    def _redone(self, item: Item, start: int, rng: random.Random, rate: float, attempt: str = "") -> str:
+    def _redone(self, item: Item, start: int, rng: random.Random, rate: float, attempt: str | None = None) -> str:
         """An attempt that keeps what ``attempt`` has before step ``start``, does that step right, and the rest
         carelessly. Without an attempt: all of it carelessly."""
         value, operations = read(item.prompt)
+        text = (attempt or "")[:MAX_ANSWER_CHARS].strip()
         slips = {}
         for i, operation in enumerate(operations):
-            shown, wrong = attempt[i * STEP + 2 : (i + 1) * STEP], misconception(value, operation)
+            shown, wrong = text[i * STEP + 2 : (i + 1) * STEP], misconception(value, operation)
             if i < start and shown in DIGITS:
                 slips[i] = int(shown)
-            elif wrong is not None and not (attempt and i == start) and rng.random() < rate * MISCONCEIVED:
+            elif wrong is not None and not (attempt is not None and i == start) and rng.random() < rate * MISCONCEIVED:
                 slips[i] = wrong
             value = slips.get(i, apply(value, operation))
         return write(item.prompt, slips)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stand_ins import Lenient, sharp_policy
 
+from minirl.evaluation import votes
 from minirl.evaluation.attempts import attempt_all
 from minirl.evaluation.votes import borda, evaluate_votes, majority, result, vote_metrics, weighted_vote
 from minirl.rollouts.episodes import Rollouts
@@ -218,6 +219,19 @@ def test_metrics_are_means_over_items_of_independent_attempts() -> None:
     assert evaluation.generated_tokens == by_hand.generated_tokens()
     assert 0 < evaluation.metrics["accuracy@1"] < evaluation.metrics["pass@4"]
     assert evaluation.metrics["accuracy@1"] == by_hand.scores.sum().item() / 24
+
+
+@pytest.mark.parametrize(("batch", "at_a_time"), [(256, 64), (9, 2), (4, 1), (3, 1)])
+def test_a_batch_is_a_number_of_answers(monkeypatch, batch: int, at_a_time: int) -> None:
+    asked = []
+
+    def listening(*args, batch: int, **how) -> Rollouts:
+        asked.append(batch)
+        return attempt_all(*args, batch=batch, **how)
+
+    monkeypatch.setattr(votes, "attempt_all", listening)
+    evaluate_votes(POLICY, TASK, ITEMS[:2], seed=3, samples=4, batch=batch)
+    assert asked == [at_a_time]  # four to an item, and never less than an item
 
 
 def test_without_noise_all_say_the_same() -> None:

@@ -130,7 +130,6 @@ def test_read_by_hand(text: str, steps: int, critique: critiques.Critique | None
     assert read_critique(text, steps) == critique
 
 
-@pytest.mark.xfail(strict=True, reason="strip() takes for space what no task's read() does")
 @pytest.mark.parametrize("text", ["+\xa0", "\u3000-a", "\u2028+", "+\x85"], ids=ascii)
 def test_what_is_not_ascii_is_no_critique(text: str) -> None:
     assert read_critique(text, 3) is None and TALLY.read(text) == ""

@@ -231,13 +231,11 @@ def test_revised_by_hand(attempt: str, said: str, careful: str, careless: str) -
     assert {TALLY.revise(MISLED, history, random.Random(i), 0.25) for i in range(20)} == {careless}
 
 
-@pytest.mark.xfail(strict=True, reason="_redone reads steps off an attempt without taking the space around it away")
 def test_space_before_an_attempt_moves_no_step() -> None:
     assert TALLY.critique(MISLED, f" {AS_BELIEVED}") == "-b"
     assert TALLY.revise(MISLED, [(f" {AS_BELIEVED}", f"-b{MISLED.prompt}")], random.Random(0), 0.25) == MISLED.answer
 
 
-@pytest.mark.xfail(strict=True, reason="_redone takes an empty attempt for no attempt")
 def test_who_said_nothing_and_is_told_so_does_the_first_step_with_care() -> None:
     item = Item("tally", 0, 0, 1, "0+3=", "+33")  # believed to be 4
     assert TALLY.revise(item, [("", f"-a{item.prompt}")], random.Random(0), 0.25) == "+33"

@@ -41,6 +41,7 @@ ITEMS_PER_LEVEL = 300
 # ledger: 8+6 = 14 → 4, 4+6 = 10 → 0; 2*9 = 18 → 8, 8-8 = 0, 0+9 = 9, 9+3 = 12 → 2.
 # lookup: the code of H, which is what it is, and one drawn for Z.
 # spec: the first digit goes last; 1371 → 1731 → running sum 1, 8, 11, 12, that is 1812.
+# tally: 1+2 = 3; 7+8 = 15 → 5, 5-8 = -3 → 7, 7+2 = 9, 9-8 = 1.
 GOLDEN = {
     "add": {(0, 0, 1): ("2+6=", "08"), (3, 17, 2): ("52+29=", "081")},
     "bucket": {(0, 0, 1): ("rg=", "r"), (3, 17, 4): ("pmayu=", "u")},
@@ -55,7 +56,15 @@ GOLDEN = {
     "ledger": {(0, 0, 2): ("8+6+6=", "+64+60"), (3, 17, 4): ("2*9-8+9+3=", "*98-80+99+32")},
     "lookup": {(0, 0, 1): ("H=", "bea"), (3, 17, 4): ("Z=", "ced")},
     "spec": {(0, 0, 1): ("032>320=", "t"), (3, 17, 4): ("1371>1812=", "ra")},
+    "tally": {(0, 0, 1): ("1+2=", "+23"), (3, 17, 4): ("7+8-8+2-8=", "+85-87+29-81")},
 }
+
+QUESTIONS = {"critique"}  # grades that ask for something and tell nothing
+
+
+def _telling(task: Task) -> list[str]:
+    return [grade for grade in task.grades if grade not in QUESTIONS]
+
 
 HOSTILE = {
     "empty": "",
@@ -294,7 +303,7 @@ def test_scorers_are_total(task: Task, completion: str, index: int) -> None:
         if not completion.isascii() or len(completion) > MAX_ANSWER_CHARS:
             assert score == 0.0
         assert task.feedback(item, completion, "binary") == ("+" if score == 1 else "-") + item.prompt
-        for grade in task.grades[1:]:
+        for grade in _telling(task)[1:]:
             head = _head(task, item, completion, grade)
             assert ("-" in head) == (score < 1)
             assert set(head) <= set(ALPHABET)  # says nothing a policy could not read, whatever was answered
@@ -453,6 +462,15 @@ ANSWERS: dict[str, tuple[Item, list[str], list[str], list[str]]] = {
         ["f", "l", "rur", "r", "adefilrs", "u!f", "x!l"],  # the first three make 2 of 22 as well
         ["x", "ux", "u" * 9, "U", "u u", "u=", "2", "22>2", "u!", "!", "u!x", "?", "", "υ"],  # Greek υ
     ),
+    "tally": (
+        Item("tally", 0, 0, 2, "3+7-4=", "+70-46"),
+        ["+70-46", "+71-46", " +79-46\n"],  # two slips may cancel
+        ["+70-47", "+71-47", "+70-40"],
+        [
+            *("6", "06", "+70", "+70-4", "+70-46+11", "+70-466", "+70+46", "+60-46", "-46+70", "+7x-46", "+70-46="),
+            *("+70 -46", "", "+7٠-46", "-b", "+", "!"),  # critiques are no answers
+        ],
+    ),
 }
 
 
@@ -538,7 +556,7 @@ def test_revise_by_default(history: list[tuple[str, str]], careful: str, careles
 def test_demonstrations_depend_on_the_generator_alone_and_could_have_been_written(task: Task, level: int) -> None:
     for item in task.items(11, range(20), level):
         wrong = task.corrupt(item, random.Random(0))
-        history = [(wrong, task.feedback(item, wrong, task.grades[-1]))]
+        history = [(wrong, task.feedback(item, wrong, _telling(task)[-1]))]
         for write in (
             lambda rng, item=item: task.careless(item, rng, 0.5),
             lambda rng, item=item, history=history: task.revise(item, history, rng, 0.5),
@@ -575,7 +593,7 @@ def test_every_grade_that_is_named_tells_right_from_wrong(task: Task) -> None:
     assert task.grades[:2] == ("nudge", "binary")
     for item in task.items(8, range(30), task.levels[-1]):
         wrong = task.corrupt(item, random.Random(0))
-        for grade in task.grades[1:]:
+        for grade in _telling(task)[1:]:
             assert "-" not in _head(task, item, item.answer, grade)
             assert "-" in _head(task, item, wrong, grade)
 
