@@ -544,6 +544,50 @@ def feedback_gap(
 
 
 @_styled
+def agreement_gap(
+    metrics: Mapping[str, Mapping[str, float]],
+    found: Mapping[str, tuple[float, float, float]],
+    found_label: str,
+    *,
+    colours: Mapping[str, str] | None = None,
+) -> Figure:
+    """How far a policy agrees with itself and how far it is right, two dots an arm, beside a bar an arm.
+
+    ``metrics`` maps an arm to ``accuracy@1`` and ``agreement``; the line between the dots is the illusion. ``found``
+    holds ``(mean, low, high)``: the share of problems with a right one among several answers, say.
+    """
+    colours = {**arm_colours(metrics), **(colours or {})}
+    figure = _figure(1.75 + 0.33 * len(metrics))
+    dots, bars = figure.subplots(1, 2, width_ratios=(1.35, 1), sharey=True)
+    for y, (arm, m) in enumerate(metrics.items()):
+        dots.plot([m["accuracy@1"], m["agreement"]], [y, y], color=_blend(colours[arm], 0.5), linewidth=2.4)
+        # Where both are equal the smaller dot stands inside the larger one.
+        dots.plot(m["agreement"], y, "D", color=colours[arm], markersize=9, markerfacecolor="white", zorder=3)
+        dots.plot(m["accuracy@1"], y, "o", color=colours[arm], markersize=6, zorder=4)
+        value, low, high = found[arm]
+        bars.barh(y, value, 0.55, color=_blend(colours[arm], 0.45))
+        bars.plot([low, high], [y, y], color=colours[arm], linewidth=2.4)
+        bars.annotate(f"{value:.2f}", (0, y), (5, 0), textcoords="offset points", va="center", fontsize=9.5)
+    dots.set_yticks(range(len(metrics)), list(metrics))
+    for arm, name in zip(metrics, dots.get_yticklabels(), strict=True):
+        name.set_color(colours[arm])
+    dots.set_ylim(len(metrics) - 0.5, -0.5)
+    dots.set(xlim=(-0.05, 1.05), xlabel="share of answers")
+    bars.set(xlim=(0, 1.02), xlabel=found_label)
+    for axes in (dots, bars):
+        axes.grid(False, axis="y")
+        axes.spines["left"].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+    keys = [
+        matplotlib.lines.Line2D([], [], color=INK, linestyle="", marker="o", markersize=6),
+        matplotlib.lines.Line2D([], [], color=INK, linestyle="", marker="D", markersize=9, markerfacecolor="white"),
+    ]
+    names = ["right (accuracy@1)", "what most say (agreement)"]
+    figure.legend(keys, names, loc="outside upper left", ncols=2, handlelength=1.2)
+    return figure
+
+
+@_styled
 def accuracy_and_price(
     accuracy: Mapping[str, tuple[float, float, float]],
     price: Mapping[str, tuple[float, bool]],

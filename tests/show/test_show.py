@@ -16,6 +16,7 @@ from minirl.show.figures import (
     LiveCurves,
     accuracy_and_price,
     accuracy_by_price,
+    agreement_gap,
     arm_colours,
     confidence_critique,
     correction_bounds,
@@ -151,6 +152,21 @@ def test_feedback_gap_has_two_dots_an_arm_and_a_curve_an_arm_that_acted():
     assert curve.get_xydata().tolist() == [[1, 0.5], [2, 0.75]]
     assert curve.get_color() == dots.lines[5].get_color() == "#0072B2"
     assert {"without feedback (attempt 1)", "after feedback (attempt 2)"} <= set(texts(figure))
+
+
+def test_agreement_gap_has_two_dots_and_a_bar_an_arm():
+    metrics = {"base": {"accuracy@1": 0.5, "agreement": 0.625}, "vote": {"accuracy@1": 0.25, "agreement": 1.0}}
+    found = {"base": (0.9, 0.85, 0.95), "vote": (0.5, 0.4, 0.6)}
+    figure = agreement_gap(metrics, found, "pass@8", colours={"vote": "#0072B2"})
+    dots, bars = figure.get_axes()
+    # For every arm a line from dot to dot, the dot of agreement, the dot of accuracy.
+    assert [list(line.get_xdata()) for line in dots.lines] == [[0.5, 0.625], [0.625], [0.5], [0.25, 1.0], [1.0], [0.25]]
+    assert [line.get_marker() for line in dots.lines[1:3]] == ["D", "o"]
+    assert [label.get_text() for label in dots.get_yticklabels()] == ["base", "vote"]
+    assert [bar.get_width() for bar in bars.patches] == [0.9, 0.5]
+    assert [list(line.get_xdata()) for line in bars.lines] == [[0.85, 0.95], [0.4, 0.6]]
+    assert dots.lines[5].get_color() == bars.lines[1].get_color() == "#0072B2"
+    assert {"right (accuracy@1)", "what most say (agreement)", "pass@8", "0.90", "0.50"} <= set(texts(figure))
 
 
 def test_accuracy_and_price_shows_who_never_got_there():
