@@ -258,7 +258,7 @@ ALLOWED: dict[str, set[str]] = {
     "evaluation": {"policy", "rollouts", "tasks"},
     "techniques": {"errors", "config", "tasks", "policy", "rollouts", "objectives", "evaluation"},
     "loops": {"errors", "config", "tasks", "policy", "rollouts", "objectives", "techniques"},
-    "show": {"policy", "rollouts"},
+    "show": {"policy", "rollouts", "objectives"},
     "experiments": {
         *("errors", "config", "tasks", "policy", "rollouts", "objectives", "evaluation", "techniques", "loops"),
         "__init__",  # where the package lies
