@@ -20,9 +20,10 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from minirl.cli import build_parser
-from minirl.experiments.registry import project_root
+from minirl.experiments.registry import FAMILIES, project_root
 from minirl.experiments.run import load_experiment
 from minirl.experiments.runner import parse_seeds
+from minirl.experiments.workbook import notebooks
 from minirl.policy.models import base_names
 
 ROOT = project_root()
@@ -141,6 +142,12 @@ def check_make(words: list[str]) -> None:
 
 def check_minirl(words: list[str]) -> None:
     options: argparse.Namespace = build_parser().parse_args(words)
+    if words[0] == "new":
+        assert options.family in FAMILIES
+        return
+    if words[0] == "open":
+        assert options.slug in notebooks()
+        options.set, options.seeds = [], None
     for slug in [*getattr(options, "slugs", []), *filter(None, [getattr(options, "slug", None)])]:
         load_experiment(slug, options.tier, options.set, getattr(options, "variant", ""))
         assert options.seeds is None or parse_seeds(options.seeds)
