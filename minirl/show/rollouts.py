@@ -480,7 +480,7 @@ def _view(count: str, legend: str, heads: list[str], lines: list[list[_Cell]]) -
         '<div style="background:#fff;color:#222;border:1px solid #d8dde3;border-radius:6px;overflow-x:auto;'
         'margin:0.5em 0;font-size:13.5px;line-height:1.6;text-align:left">'
         f'<div style="padding:7px 10px;color:#555;font-size:12.5px">{_escape(count)}{legend}</div>'
-        '<table style="border-collapse:collapse;border:0;margin:0;width:100%;font-size:13.5px">'
+        '<table style="border-collapse:collapse;table-layout:auto;border:0;margin:0;width:100%;font-size:13.5px">'
         f'<thead><tr style="background:#f5f7f9">{head}</tr></thead><tbody>{body}</tbody></table></div>'
     )
     table = [heads, *([cell.text for cell in line] for line in lines)]
