@@ -147,7 +147,8 @@ def check_minirl(words: list[str]) -> None:
         return
     if words[0] == "open":
         assert options.slug in notebooks()
-        options.set, options.seeds = [], None
+        assert options.tier is None or load_experiment(options.slug, options.tier)
+        return
     for slug in [*getattr(options, "slugs", []), *filter(None, [getattr(options, "slug", None)])]:
         load_experiment(slug, options.tier, options.set, getattr(options, "variant", ""))
         assert options.seeds is None or parse_seeds(options.seeds)
