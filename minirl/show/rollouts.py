@@ -499,7 +499,7 @@ def _legend(paint: _Paint) -> str:
         f"{_signed(value) if low < 0 else format(value, '.2g')}</span>"
         for value in steps
     )
-    scale = f" &nbsp;·&nbsp; {paint.name} {swatches}" if paint.name else ""
+    scale = f" &nbsp;·&nbsp; {paint.name} {_nowrap(swatches)}" if paint.name else ""
     dashes = f', <span style="{UNDERLINE}{DASHED}">dashed</span>: {paint.dashes}' if paint.name else ""
     return (
         f'{scale} &nbsp;·&nbsp; <span style="{UNDERLINE}">underlined</span>: own tokens{dashes} &nbsp;·&nbsp; '
@@ -510,6 +510,10 @@ def _legend(paint: _Paint) -> str:
 def _signed(value: float, digits: int = 2) -> str:
     """Zero has no sign: nothing is pushed either way."""
     return f"{value:+.{digits}g}" if value else "0"
+
+
+def _nowrap(page: str) -> str:
+    return f'<span style="white-space:nowrap">{page}</span>'
 
 
 def _clip(text: str) -> str:
