@@ -37,6 +37,23 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="machine-readable, documented in README.md")
     command.set_defaults(run=list_techniques)
 
+    command = commands.add_parser("open", help="copy a notebook to a place to work in and open JupyterLab on it")
+    command.add_argument("slug", metavar="SLUG", help="a technique, or another notebook's name without .ipynb")
+    command.add_argument("--tier", default=None, help="smoke, tiny, … (default: as in the notebook)")
+    command.add_argument("--seed", type=int, default=None)
+    command.add_argument("--out", type=Path, default=None, metavar="DIR", help="directory of the run")
+    command.add_argument("--to", type=Path, default=None, metavar="FILE", help="the copy (default: work/SLUG.ipynb)")
+    command.add_argument("--force", action="store_true", help="replace a copy that is there")
+    command.add_argument("--no-lab", action="store_true", help="only copy, and say where")
+    command.set_defaults(run=open_notebook)
+
+    command = commands.add_parser("new", help="lay out the parts of a technique that you are going to write")
+    command.add_argument("slug", metavar="SLUG", help="its name: lower-case words joined by hyphens")
+    command.add_argument(
+        "--family", required=True, help="self_correction, critique, self_play, curriculum, self_evolution"
+    )
+    command.set_defaults(run=new)
+
     command = commands.add_parser("reproduce", help="run techniques' notebooks over seeds and settle their claims")
     command.add_argument("slugs", nargs="+", metavar="SLUG")
     command.add_argument("--tier", default="tiny", help="smoke, tiny, small or large (default: tiny)")
@@ -84,7 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def list_techniques(options: argparse.Namespace) -> None:
-    from minirl.experiments.registry import techniques
+    from minirl.experiments.registry import claim_path, techniques
     from minirl.experiments.report import claim_entry
 
     rows = []
@@ -99,19 +116,46 @@ def list_techniques(options: argparse.Namespace) -> None:
         print(json.dumps({"schema": 1, "techniques": listing}, indent=1))
         return
     for t, settled in rows:
-        verdicts = ", ".join(f"{tier}: {verdict}" for tier, verdict in settled.items()) or "not run yet"
+        state = "not run yet" if claim_path(t, "tiny").exists() else "being written"
+        verdicts = ", ".join(f"{tier}: {verdict}" for tier, verdict in settled.items()) or state
         print(f"{t.slug:<16} {t.family:<16} tiers {', '.join(t.tiers())} · {verdicts}\n    {t.title}")
 
 
 def seeds_asked_for(options: argparse.Namespace, slug: str) -> list[int]:
     """The seeds of ``--seeds``, or those that the claim registers."""
     from minirl.experiments.claims import load_claim
-    from minirl.experiments.registry import governing_claim, technique
+    from minirl.experiments.registry import governing_claim, technique, to_register
     from minirl.experiments.runner import parse_seeds
 
     if options.seeds:
         return parse_seeds(options.seeds)
-    return list(load_claim(governing_claim(technique(slug), options.tier)).seeds)
+    path = governing_claim(technique(slug), options.tier)
+    if not path.exists():
+        raise MinirlError(f"{to_register(technique(slug))}; until then say which --seeds")
+    return list(load_claim(path).seeds)
+
+
+def open_notebook(options: argparse.Namespace) -> None:
+    from minirl.experiments.workbook import copy_notebook, open_lab
+
+    out = options.out and str(options.out.resolve())  # the notebook's own directory will be another
+    given = {"tier": options.tier, "seed": options.seed, "out": out}
+    parameters = {name: value for name, value in given.items() if value is not None}
+    target = options.to or Path("work") / f"{options.slug}.ipynb"
+    print(copy_notebook(options.slug, target, parameters, options.force), flush=True)
+    if not options.no_lab:
+        open_lab(target)
+
+
+def new(options: argparse.Namespace) -> None:
+    from minirl.experiments.runner import shown
+    from minirl.experiments.scaffold import lay_out
+
+    print("\n".join(shown(path) for path in lay_out(options.slug, options.family)))
+    print(
+        f"\nIt runs already and equals its baseline: minirl reproduce {options.slug} --tier smoke --seeds 0\n"
+        "What is to be done says TODO in these files; pytest tests/experiments/test_registry.py lists it."
+    )
 
 
 def reproduce(options: argparse.Namespace) -> int:

@@ -20,9 +20,10 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from minirl.cli import build_parser
-from minirl.experiments.registry import project_root
+from minirl.experiments.registry import FAMILIES, project_root
 from minirl.experiments.run import load_experiment
 from minirl.experiments.runner import parse_seeds
+from minirl.experiments.workbook import notebooks
 from minirl.policy.models import base_names
 
 ROOT = project_root()
@@ -141,6 +142,13 @@ def check_make(words: list[str]) -> None:
 
 def check_minirl(words: list[str]) -> None:
     options: argparse.Namespace = build_parser().parse_args(words)
+    if words[0] == "new":
+        assert options.family in FAMILIES
+        return
+    if words[0] == "open":
+        assert options.slug in notebooks()
+        assert options.tier is None or load_experiment(options.slug, options.tier)
+        return
     for slug in [*getattr(options, "slugs", []), *filter(None, [getattr(options, "slug", None)])]:
         load_experiment(slug, options.tier, options.set, getattr(options, "variant", ""))
         assert options.seeds is None or parse_seeds(options.seeds)
@@ -232,7 +240,7 @@ def test_every_file_the_readme_mentions_exists():
     listed = re.findall(r"^((?:minirl|notebooks|reproductions)[\w/.]*) {2,}", README, re.MULTILINE)
     assert len(listed) >= 10
     for name in [*links, *inline, *listed]:
-        if "/results/" in name or name.startswith(("http", "runs/", ".venv")):
+        if "/results/" in name or name.startswith(("http", "runs/", "work/", ".venv")):
             continue  # results come with the first published claim
         assert (ROOT / name).exists(), name
 
@@ -258,7 +266,7 @@ ALLOWED: dict[str, set[str]] = {
     "evaluation": {"policy", "rollouts", "tasks"},
     "techniques": {"errors", "config", "tasks", "policy", "rollouts", "objectives", "evaluation"},
     "loops": {"errors", "config", "tasks", "policy", "rollouts", "objectives", "techniques"},
-    "show": {"policy", "rollouts"},
+    "show": {"policy", "rollouts", "objectives"},
     "experiments": {
         *("errors", "config", "tasks", "policy", "rollouts", "objectives", "evaluation", "techniques", "loops"),
         "__init__",  # where the package lies

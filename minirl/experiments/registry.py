@@ -109,6 +109,19 @@ def governing_claim(item: Technique, tier: str) -> Path:
     return own if own.exists() else claim_path(item, "tiny")
 
 
+def draft_path(item: Technique) -> Path:
+    """A claim at tiny that is still being written: its name registers nothing."""
+    return item.reproduction / "claim.draft.yaml"
+
+
+def to_register(item: Technique) -> str:
+    """What is still to be done by whoever has no claim at tiny."""
+    return (
+        f"{item.slug} has no registered claim yet: finish {draft_path(item).name}, rename it to "
+        f"{claim_path(item, 'tiny').name} and commit it before the first run at tiny"
+    )
+
+
 def load_module(item: Technique):
     """The technique's Python module."""
     return importlib.import_module(f"minirl.techniques.{item.family}.{module_name(item.slug)}")

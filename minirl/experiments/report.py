@@ -21,6 +21,7 @@ from minirl.experiments.registry import (
     project_root,
     technique,
     techniques,
+    to_register,
 )
 from minirl.experiments.run import load_experiment
 from minirl.experiments.rundir import read_json, write_atomically, write_json, write_json_compact
@@ -110,6 +111,8 @@ def seed_effects(claim: Claim, results: Mapping[str, Any]) -> list[dict[str, Any
 def seed_table(slug: str, results: Mapping[str, Any]) -> str:
     """Markdown: this seed's effects beside the committed verdict over all seeds."""
     item, tier = technique(slug), results["tier"]
+    if not governing_claim(item, tier).exists():
+        return f"*{to_register(item)}.*\n"
     claim = load_claim(governing_claim(item, tier))
     entry = claim_entry(item, claim.tier)
     lines = [
@@ -198,7 +201,8 @@ def coverage_table() -> str:
         rows = [entry for tier in item.tiers() if (entry := claim_entry(item, tier))]
         title = f"[`{item.slug}`](notebooks/{item.family}/{item.slug}.ipynb)"
         if not rows:
-            lines.append(f"| {title} | {item.family} | – | – | registered, not run | – | – |")
+            state = "registered, not run" if claim_path(item, "tiny").exists() else "being written"
+            lines.append(f"| {title} | {item.family} | – | – | {state} | – | – |")
         for entry in rows:
             first = entry["conditions"][0]
             effect = f"{first['metric']} {_effect(first)}"

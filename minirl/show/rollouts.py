@@ -1,32 +1,44 @@
 """The rollout viewer: what the policy read, what it wrote, how sure it was, and how each attempt scored.
 
-The HTML stands alone: styles are inline, there is no script and nothing is loaded. Whatever a model wrote is escaped
-before it reaches the page, and its control characters are spelled out before they reach a terminal.
+Four views of the same episodes: :func:`show_rollouts` (a line an episode), :func:`show_turns` (a line a turn, with who
+spoke), :func:`show_side_by_side` (several policies on the same problems) and :func:`show_group` (all samples of one
+prompt). The policy's own tokens are coloured by probability, advantage, divergence from a reference, or reward. Colour
+is never alone: every token has its numbers as a tooltip, every attempt one number beside its score, and dashes under a
+token say what the warm colour says.
+
+The HTML stands alone: styles are inline, there is no script and nothing is loaded. It brings its own light background,
+so it reads the same on a dark page. Whatever a model wrote is escaped before it reaches the page, and its control
+characters are spelled out before they reach a terminal.
 """
 
 import html
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Literal
+from typing import Literal, get_args
 
+import torch
 from torch import Tensor
 
+from minirl.objectives.kl import exact_kl
 from minirl.policy.models import Policy
 from minirl.rollouts.episodes import CONTEXT, Rollouts
 from minirl.show.source import MONOSPACE
 
-Colour = Literal["probability", "advantage"]
+Colour = Literal["probability", "advantage", "kl", "reward"]
+Colours = tuple[int, int, int]
 
 LIKELY, UNLIKELY = (0xE8, 0xF1, 0xF8), (0xEE, 0x85, 0x2F)  # background of own tokens at probability 1 and 0
 POSITIVE, NEUTRAL, NEGATIVE = (0x4F, 0xA3, 0xD9), (0xF2, 0xF2, 0xF2), (0xEE, 0x85, 0x2F)
 STACK_BEYOND = 40  # characters of an attempt; longer ones stand below one another instead of side by side
 TEXT_WIDTH = 60  # characters of an attempt that the plain-text view shows
 
+GREY = "#667079"  # on white 5:1, enough to be read
 CELL = "padding:5px 10px;text-align:left;vertical-align:top;border:0;border-bottom:1px solid #e6e9ec;color:#222"
 HEAD = f"{CELL};font-weight:600;color:#555;background:#f5f7f9"
 CODE = f"font-family:{MONOSPACE};white-space:pre-wrap;overflow-wrap:anywhere"
+UNDERLINE, DASHED = "border-bottom:2px solid #9aa4ad", ";border-bottom:2px dashed #333"
 
 
 @dataclass(frozen=True, repr=False)
@@ -73,6 +85,16 @@ def repeated(rollouts: Rollouts) -> list[int]:
     ]
 
 
+def gained(before: Rollouts, after: Rollouts, *_: Rollouts) -> list[int]:
+    """Rows of the same problems whose last attempt is wrong ``before`` and right ``after``."""
+    return (~_last_right(before) & _last_right(after)).nonzero().flatten().tolist()
+
+
+def lost(before: Rollouts, after: Rollouts, *_: Rollouts) -> list[int]:
+    """Rows of the same problems whose last attempt is right ``before`` and wrong ``after``."""
+    return gained(after, before)
+
+
 def show_rollouts(
     rollouts: Rollouts,
     policy: Policy,
@@ -80,30 +102,143 @@ def show_rollouts(
     rows: int = 8,
     colour: Colour | None = "probability",
     advantages: Tensor | None = None,
+    rewards: Tensor | None = None,
+    reference: Policy | None = None,
     select: Callable[[Rollouts], list[int]] | None = None,
 ) -> RolloutView:
     """A table of at most ``rows`` rollouts, exactly as the policy read and wrote them.
 
     ``select`` names the rows (:func:`rescued`, :func:`spoiled`, :func:`repeated`, or any function that returns row
-    indices); without it the first ones are shown. ``colour`` paints the policy's own tokens by the probability with
-    which they were sampled or by ``advantages``, of shape [B], [B, turns] or [B, L]. Raises ``ValueError`` for another
-    ``colour``, and for ``advantage`` without advantages or with another shape.
+    indices); without it the first ones are shown. ``colour`` paints the policy's own tokens by
+
+    - ``probability``: with which they were sampled;
+    - ``advantage``: what ``advantages`` says, of shape [B], [B, turns] or [B, L];
+    - ``reward``: that of the turn, ``rewards`` of one of these shapes, or the scores;
+    - ``kl``: KL(policy ‖ ``reference``) at each token, in nats (:func:`token_kl`).
+
+    Raises ``ValueError`` for another ``colour``, for ``advantage`` without advantages, for ``kl`` without a reference,
+    and for another shape.
     """
-    if colour not in ("probability", "advantage", None):
-        raise ValueError(f"unknown colour {colour!r}; one of: probability, advantage, None")
-    per_token = _advantage_per_token(rollouts, advantages) if advantages is not None else None  # [B, L]
-    if colour == "advantage" and per_token is None:
-        raise ValueError("colour='advantage' needs advantages=, of shape [B], [B, turns] or [B, L]")
-    chosen = list(range(len(rollouts.items))) if select is None else list(select(rollouts))
-    count = f"{min(rows, len(chosen))} of {len(chosen)}" + (" rollouts" if select is None else " selected rollouts")
-    if select is not None:
-        count += f" (of {len(rollouts.items)} in all)"
-    shown = chosen[:rows]
-    scale = 1.0
-    if per_token is not None and shown:
-        scale = float(per_token[shown][rollouts.own[shown]].abs().max()) or 1.0
-    parts = [_parts(rollouts, policy, b, colour, per_token, scale) for b in shown]
-    return RolloutView(_table(parts, count, _legend(colour, scale)), _plain(parts, count))
+    shown, count = _select(rollouts, rows, None if select is None else select(rollouts))
+    paint = _paint(rollouts, policy, shown, colour, advantages, rewards, reference)
+    parts = [_parts(rollouts, policy, b, paint) for b in shown]
+    turns = max((len(part.attempts) for part in parts), default=0)
+    longest = max((sum(len(t) for t, _, _ in a.pieces) for part in parts for a in part.attempts), default=0)
+    stacked = longest > STACK_BEYOND
+    heads = ["attempts"] if stacked else [f"attempt {t + 1}" for t in range(turns)]
+    lines = []
+    for part in parts:
+        cells = [_attempt_cell(attempt) for attempt in part.attempts]
+        cells = [_stack(cells)] if stacked else cells + [_Cell()] * (turns - len(cells))
+        lines.append([_Cell.grey(str(part.row)), _Cell.code(part.prompt), *cells, _Cell.code(part.reference)])
+    return _view(count, _legend(paint), ["row", "prompt", *heads, "reference"], lines)
+
+
+def show_turns(
+    rollouts: Rollouts,
+    policy: Policy,
+    *,
+    rows: int = 3,
+    colour: Colour | None = "probability",
+    advantages: Tensor | None = None,
+    rewards: Tensor | None = None,
+    reference: Policy | None = None,
+    select: Callable[[Rollouts], list[int]] | None = None,
+) -> RolloutView:
+    """The same as :func:`show_rollouts`, read like a conversation: one line a turn, with who spoke."""
+    shown, count = _select(rollouts, rows, None if select is None else select(rollouts))
+    paint = _paint(rollouts, policy, shown, colour, advantages, rewards, reference)
+    lines = []
+    for b in shown:
+        part = _parts(rollouts, policy, b, paint)
+        lines.append([_Cell.grey(str(b)), _Cell.grey("task"), _Cell.code(part.prompt)])
+        for t, attempt in enumerate(part.attempts):
+            if attempt.before:
+                lines.append([_Cell(), _Cell.grey("task"), _Cell.code(attempt.before)])
+            attempt.before = ""
+            lines.append([_Cell(), _Cell.grey(f"policy {t + 1}"), _attempt_cell(attempt)])
+        lines.append([_Cell(), _Cell.grey("reference"), _Cell.code(part.reference)])
+    return _view(count, _legend(paint), ["row", "who", "what"], lines)
+
+
+def show_side_by_side(
+    episodes: Mapping[str, tuple[Rollouts, Policy]],
+    *,
+    rows: int = 8,
+    colour: Literal["probability"] | None = "probability",
+    select: Callable[..., list[int]] | None = None,
+) -> RolloutView:
+    """Several policies on the same problems, a column each: ``{"before": (rollouts, policy), "after": …}``.
+
+    ``select`` is called with all the rollouts, in order, and names the rows (:func:`gained`, :func:`lost`). Raises
+    ``ValueError`` unless every row is about the same problem in all of them.
+    """
+    everything = [rollouts for rollouts, _ in episodes.values()]
+    if not everything or any(rollouts.items != everything[0].items for rollouts in everything):
+        raise ValueError("side by side needs at least one policy, and rollouts of the same problems in the same order")
+    shown, count = _select(everything[0], rows, None if select is None else select(*everything))
+    paints = [_paint(rollouts, policy, shown, colour) for rollouts, policy in episodes.values()]
+    lines = []
+    for b in shown:
+        parts = [
+            _parts(rollouts, policy, b, paint)
+            for (rollouts, policy), paint in zip(episodes.values(), paints, strict=True)
+        ]
+        cells = [_stack([_attempt_cell(attempt) for attempt in part.attempts]) for part in parts]
+        lines.append([_Cell.grey(str(b)), _Cell.code(parts[0].prompt), *cells, _Cell.code(parts[0].reference)])
+    return _view(count, _legend(paints[0]), ["row", "prompt", *episodes, "reference"], lines)
+
+
+def show_group(
+    rollouts: Rollouts,
+    policy: Policy,
+    advantages: Tensor,
+    *,
+    group: int = 0,
+    colour: Colour | None = "advantage",
+    rewards: Tensor | None = None,
+    reference: Policy | None = None,
+) -> RolloutView:
+    """All samples of one prompt with their scores and ``advantages`` ([B], [B, turns] or [B, L], of all rows).
+
+    ``group`` counts prompts from 0. Raises ``ValueError`` for a group that is not there, else as
+    :func:`show_rollouts`.
+    """
+    shown = (rollouts.group == group).nonzero().flatten().tolist()
+    if not shown:
+        raise ValueError(f"there is no group {group}; groups are 0 to {int(rollouts.group.max())}")
+    paint = _paint(rollouts, policy, shown, colour, advantages, rewards, reference)
+    parts = [_parts(rollouts, policy, b, paint) for b in shown]
+    given = _per_token(rollouts, advantages, "advantages")
+    turns = max(len(part.attempts) for part in parts)
+    lines = []
+    for part in parts:
+        line = [_Cell.grey(str(part.row))]
+        for t, attempt in enumerate(part.attempts):
+            mean = float(given[part.row][rollouts.turn[part.row] == t].mean())
+            if colour == "advantage":
+                attempt.number = attempt.in_text = ""  # it has a column
+            line += [_attempt_cell(attempt), _Cell(_signed(mean, 3), _signed(mean, 3))]
+        lines.append(line + [_Cell()] * (1 + 2 * turns - len(line)))
+    scores = ", ".join(f"{score:.2f}" for score in rollouts.scores[shown].mean(0).tolist())
+    count = f"prompt {_visible(parts[0].prompt)} · reference {_visible(parts[0].reference)} · {len(shown)} samples, "
+    count += f"mean score {scores}"
+    heads = [name for t in range(turns) for name in (f"attempt {t + 1}", "advantage")]
+    return _view(count, _legend(paint), ["row", *heads], lines)
+
+
+@torch.no_grad()
+def token_kl(rollouts: Rollouts, policy: Policy, reference: Policy) -> Tensor:
+    """[B, L] KL(π ‖ π_ref) in nats of the choice of every token, given what stands before it; 0 outside own tokens.
+
+    Exact over the vocabulary, at temperature 1.
+    """
+    ids = rollouts.ids[:, :-1]
+    kl = exact_kl(policy.logits(ids), reference.logits(ids))  # [B, L − 1]; the first token is never the policy's own
+    return torch.where(rollouts.own, torch.nn.functional.pad(kl, (1, 0)), 0.0)
+
+
+# --- What is shown of an episode ------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -112,6 +247,8 @@ class _Attempt:
     pieces: list[tuple[str, str, str]]  # own tokens: text, CSS on top of the common style, tooltip
     answer: str  # what was scored
     score: float
+    number: str  # what the colour says, of the attempt as a whole
+    in_text: str  # the same for the plain-text view, if it is shown there
 
 
 @dataclass
@@ -122,18 +259,106 @@ class _Parts:
     reference: str
 
 
-def _advantage_per_token(rollouts: Rollouts, advantages: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class _Paint:
+    """How a number at every own token becomes a colour, and what is said of it in words."""
+
+    name: str  # in the legend; "" paints nothing
+    values: Tensor  # [B, L]
+    stops: tuple[tuple[float, Colours], ...]  # the colour changes linearly from one to the next
+    dashed: Callable[[float], bool]  # the warm end: underlined with dashes
+    dashes: str  # which values these are
+    number: Callable[[Tensor], str]  # values at the tokens of an attempt → what stands beside its score
+    known: Mapping[str, Tensor]  # format → [B, L]: the tooltips
+    in_text: bool = True  # the number stands in the plain-text view, too
+
+    def css(self, value: float) -> str:
+        if not self.name:
+            return ""
+        return f";background:{self.background(value)}" + (DASHED if self.dashed(value) else "")
+
+    def background(self, value: float) -> str:
+        (low, one), (high, other) = next(
+            (pair for pair in zip(self.stops, self.stops[1:], strict=False) if value <= pair[1][0]), self.stops[-2:]
+        )
+        return _mix(one, other, (value - low) / (high - low))
+
+
+def _paint(
+    rollouts: Rollouts,
+    policy: Policy,
+    shown: list[int],
+    colour: Colour | None,
+    advantages: Tensor | None = None,
+    rewards: Tensor | None = None,
+    reference: Policy | None = None,
+) -> _Paint:
+    """The scale of ``colour``, as wide as the rows ``shown`` need; without a colour, tooltips only."""
+    if colour is not None and colour not in get_args(Colour):
+        raise ValueError(f"unknown colour {colour!r}; one of: {', '.join(get_args(Colour))}, None")
+    known = {"p = {:.3f}": rollouts.logprobs.detach().float().exp()}
+    if advantages is not None:
+        known["advantage {:+.3f}"] = _per_token(rollouts, advantages, "advantages")
+    elif colour == "advantage":
+        raise ValueError("colour='advantage' needs advantages=, of shape [B], [B, turns] or [B, L]")
+    if rewards is not None or colour == "reward":
+        known["reward {:+.3f}"] = _per_token(rollouts, rollouts.scores if rewards is None else rewards, "rewards")
+    if reference is not None:
+        known["KL {:.3f}"] = token_kl(rollouts, policy, reference)
+    elif colour == "kl":
+        raise ValueError("colour='kl' needs reference=, the policy to compare with")
+
+    def top(values: Tensor) -> float:
+        return float(values[shown][rollouts.own[shown]].abs().max()) or 1.0 if shown else 1.0
+
+    if colour == "kl":
+        values = known["KL {:.3f}"]
+        far = top(values)
+        stops = ((0.0, NEUTRAL), (far, UNLIKELY))
+        name = "KL to the reference, nats"
+        return _Paint(name, values, stops, lambda v: v > far / 2, "the far half", lambda v: f"KL {v.sum():.2g}", known)
+    if colour in ("advantage", "reward"):
+        values, letter = known[f"{colour} {{:+.3f}}"], "A" if colour == "advantage" else "r"
+        far = top(values)
+        diverging = ((-far, NEGATIVE), (0.0, NEUTRAL), (far, POSITIVE))
+        return _Paint(
+            colour,
+            values,
+            diverging,
+            lambda v: v < 0,
+            "negative",
+            lambda v: f"{letter} {_signed(float(v.mean()))}",
+            known,
+        )
+    name = "token probability" if colour else ""
+    stops, number = ((0.0, UNLIKELY), (1.0, LIKELY)), "p {:.2g}" if colour else ""  # p of writing exactly this
+    values = known["p = {:.3f}"]
+    return _Paint(
+        name, values, stops, lambda v: v < 0.5, "below 0.5", lambda v: number.format(v.prod()), known, in_text=False
+    )
+
+
+def _select(rollouts: Rollouts, rows: int, selected: list[int] | None) -> tuple[list[int], str]:
+    """The rows to show, and a sentence that says how many of how many they are."""
+    everything = len(rollouts.items)
+    chosen = list(range(everything)) if selected is None else list(selected)
+    count = f"{min(rows, len(chosen))} of {len(chosen)}"
+    count += " rollouts" if selected is None else f" selected rollouts (of {everything} in all)"
+    return chosen[:rows], count
+
+
+def _per_token(rollouts: Rollouts, values: Tensor, name: str) -> Tensor:
     """[B], [B, turns] or [B, L] as [B, L]; what it says about context tokens is never shown."""
-    advantages = advantages.detach().float().to(rollouts.ids.device)
+    values = values.detach().float().to(rollouts.ids.device)
     batch, length = rollouts.ids.shape
-    if advantages.shape == (batch, length):
-        return advantages
-    if advantages.shape == (batch,):
-        return advantages[:, None].expand(batch, length)
-    if advantages.shape == rollouts.scores.shape:
-        return advantages.gather(1, rollouts.turn.clamp_min(0))
+    if values.shape == (batch, length):
+        return values
+    if values.shape == (batch,):
+        return values[:, None].expand(batch, length)
+    if values.shape == rollouts.scores.shape:
+        return values.gather(1, rollouts.turn.clamp_min(0))
     raise ValueError(
-        f"advantages of shape {tuple(advantages.shape)}; expected {(batch,)}, {tuple(rollouts.scores.shape)} or "
+        f"{name} of shape {tuple(values.shape)}; expected {(batch,)}, {tuple(rollouts.scores.shape)} or "
         f"{(batch, length)}, that is [B], [B, turns] or [B, L]"
     )
 
@@ -157,11 +382,10 @@ def _token_texts(policy: Policy, ids: list[int]) -> list[str]:
     return texts
 
 
-def _parts(
-    rollouts: Rollouts, policy: Policy, b: int, colour: Colour | None, advantages: Tensor | None, scale: float
-) -> _Parts:
+def _parts(rollouts: Rollouts, policy: Policy, b: int, paint: _Paint) -> _Parts:
     ids, turn = rollouts.ids[b].tolist(), rollouts.turn[b].tolist()
-    probabilities = rollouts.logprobs[b].detach().float().exp().tolist()
+    known = [(words, values[b].tolist()) for words, values in paint.known.items()]
+    special = policy.tokenizer.all_special_ids
     prompt, attempts, context = None, [], ""
     for turn_index, run in groupby(range(len(ids)), key=turn.__getitem__):
         positions = list(run)
@@ -174,22 +398,14 @@ def _parts(
                 prompt, context = context, ""
             continue
         pieces = []
-        special = policy.tokenizer.all_special_ids
         for position, text in zip(positions, _token_texts(policy, [ids[p] for p in positions]), strict=True):
-            tooltip = f"p = {probabilities[position]:.3f}"
-            css = f";background:{_mix(UNLIKELY, LIKELY, probabilities[position])}" if colour == "probability" else ""
-            if advantages is not None:
-                advantage = float(advantages[b, position])
-                tooltip += f", advantage {advantage:+.3f}"
-                if colour == "advantage":
-                    hue = POSITIVE if advantage > 0 else NEGATIVE
-                    css = f";background:{_mix(NEUTRAL, hue, abs(advantage) / scale)}"
+            css = paint.css(float(paint.values[b, position]))
             if ids[position] in special:
-                css += ";color:#666;font-size:75%"
-            pieces.append((text, css, tooltip))
-        attempts.append(
-            _Attempt(context, pieces, rollouts.answers[b][turn_index], float(rollouts.scores[b, turn_index]))
-        )
+                css += ";color:#333;font-size:75%"
+            pieces.append((text, css, ", ".join(words.format(values[position]) for words, values in known)))
+        score, number = float(rollouts.scores[b, turn_index]), paint.number(paint.values[b, positions])
+        answer = rollouts.answers[b][turn_index]
+        attempts.append(_Attempt(context, pieces, answer, score, number, f" {number}" if paint.in_text else ""))
         context = ""
     return _Parts(b, prompt or "", attempts, rollouts.items[b].answer)
 
@@ -212,85 +428,94 @@ def _mark(score: float) -> str:
     return "✓" if score >= 1.0 else "✗"
 
 
-def _attempt_html(attempt: _Attempt) -> str:
-    feedback = f'<span style="color:#8a8f94">{_escape(attempt.before)}</span> ' if attempt.before else ""
+@dataclass(frozen=True)
+class _Cell:
+    """One cell of a table, as HTML and as text."""
+
+    html: str = ""
+    text: str = ""
+    css: str = ""
+
+    @staticmethod
+    def code(text: str) -> "_Cell":
+        """What the policy read, as it is."""
+        return _Cell(_escape(text), _clip(text), f";{CODE};min-width:{min(len(text), 24)}ch")
+
+    @staticmethod
+    def grey(text: str) -> "_Cell":
+        return _Cell(text, text, f";color:{GREY};width:1%;white-space:nowrap")
+
+
+def _attempt_cell(attempt: _Attempt) -> _Cell:
+    feedback = f'<span style="color:{GREY}">{_escape(attempt.before)}</span> ' if attempt.before else ""
     tokens = "".join(
-        f'<span title="{tooltip}" style="border-bottom:1px solid #9aa4ad;margin-right:1px;padding:1px 0.5px{css}">'
-        f"{_escape(text)}</span>"
+        f'<span title="{tooltip}" style="{UNDERLINE};margin-right:1px;padding:1px 0.5px{css}">{_escape(text)}</span>'
         for text, css, tooltip in attempt.pieces
     )
     hue = "#0b62a3" if attempt.score >= 1.0 else "#b34700"
-    return (
+    number = f' <span style="color:{GREY};font-size:11.5px">{attempt.number}</span>' if attempt.number else ""
+    before = f"[{_clip(attempt.before)}] " if attempt.before else ""
+    return _Cell(
         f'<span style="{CODE}">{feedback}{tokens}</span> '
-        f'<span style="color:{hue};white-space:nowrap"><b>{_mark(attempt.score)}</b>&nbsp;{attempt.score:.2g}</span>'
+        f'<span style="white-space:nowrap"><span style="color:{hue}"><b>{_mark(attempt.score)}</b>&nbsp;'
+        f"{attempt.score:.2g}</span>{number}</span>",
+        f"{before}{_clip(attempt.answer)} {_mark(attempt.score)} {attempt.score:.2g}{attempt.in_text}",
     )
 
 
-def _table(rows: list[_Parts], count: str, legend: str) -> str:
-    turns = max((len(row.attempts) for row in rows), default=0)
-    longest = max((sum(len(t) for t, _, _ in a.pieces) for row in rows for a in row.attempts), default=0)
-    stacked = longest > STACK_BEYOND
-    heads = ["attempts"] if stacked else [f"attempt {t + 1}" for t in range(turns)]
-    lines = []
-    for row in rows:
-        attempts = [_attempt_html(attempt) for attempt in row.attempts]
-        if stacked:
-            attempts = ["".join(f'<div style="margin-bottom:6px">{attempt}</div>' for attempt in attempts)]
-        cells = [
-            f'<td style="{CELL};color:#8a8f94">{row.row}</td>',
-            f'<td style="{CELL};{CODE};min-width:{min(len(row.prompt), 24)}ch">{_escape(row.prompt)}</td>',
-            *(f'<td style="{CELL}">{attempt}</td>' for attempt in attempts),
-            *[f'<td style="{CELL}"></td>'] * (len(heads) - len(attempts)),
-            f'<td style="{CELL};{CODE};border-left:1px solid #e6e9ec">{_escape(row.reference)}</td>',
-        ]
-        lines.append(f'<tr style="background:#fff">{"".join(cells)}</tr>')
-    head = "".join(f'<th style="{HEAD}">{name}</th>' for name in ["row", "prompt", *heads, "reference"])
-    return (
+def _stack(cells: list[_Cell]) -> _Cell:
+    """Attempts below one another in one cell."""
+    below = "".join(f'<div style="margin-bottom:6px">{cell.html}</div>' for cell in cells)
+    return _Cell(below if len(cells) > 1 else cells[0].html, " | ".join(cell.text for cell in cells))
+
+
+def _view(count: str, legend: str, heads: list[str], lines: list[list[_Cell]]) -> RolloutView:
+    """The table that all views are."""
+    body = "".join(
+        f'<tr style="background:#fff">{"".join(f"""<td style="{CELL}{c.css}">{c.html}</td>""" for c in line)}</tr>'
+        for line in lines
+    )
+    head = "".join(f'<th style="{HEAD}">{_escape(name)}</th>' for name in heads)
+    page = (
         '<div style="background:#fff;color:#222;border:1px solid #d8dde3;border-radius:6px;overflow-x:auto;'
         'margin:0.5em 0;font-size:13.5px;line-height:1.6;text-align:left">'
-        f'<div style="padding:7px 10px;color:#555;font-size:12.5px">{count}{legend}</div>'
-        '<table style="border-collapse:collapse;border:0;margin:0;width:100%;font-size:13.5px">'
-        f'<thead><tr style="background:#f5f7f9">{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+        f'<div style="padding:7px 10px;color:#555;font-size:12.5px">{_escape(count)}{legend}</div>'
+        '<table style="border-collapse:collapse;table-layout:auto;border:0;margin:0;width:100%;font-size:13.5px">'
+        f'<thead><tr style="background:#f5f7f9">{head}</tr></thead><tbody>{body}</tbody></table></div>'
     )
-
-
-def _legend(colour: Colour | None, scale: float) -> str:
-    """Swatches for the scale in use, and how own tokens differ from the rest."""
-    if colour == "probability":
-        stops = [(f"{p:g}", _mix(UNLIKELY, LIKELY, p)) for p in (0, 0.25, 0.5, 0.75, 1)]
-        name = "token probability"
-    elif colour == "advantage":
-        stops = [(f"{-scale:+.2g}", _mix(NEUTRAL, NEGATIVE, 1)), ("", _mix(NEUTRAL, NEGATIVE, 0.5))]
-        stops += [("0", _mix(NEUTRAL, POSITIVE, 0)), ("", _mix(NEUTRAL, POSITIVE, 0.5))]
-        stops += [(f"{scale:+.2g}", _mix(NEUTRAL, POSITIVE, 1))]
-        name = "advantage"
-    else:
-        stops, name = [], ""
-    swatches = "".join(
-        f'<span style="background:{background};color:#222;padding:1px 7px">{label or "&nbsp;"}</span>'
-        for label, background in stops
-    )
-    scale_text = f" &nbsp;·&nbsp; {name} {swatches}" if stops else ""
-    return (
-        f'{scale_text} &nbsp;·&nbsp; <span style="border-bottom:1px solid #9aa4ad">underlined</span>: own '
-        'tokens &nbsp;·&nbsp; <span style="color:#8a8f94">grey</span>: feedback'
-    )
-
-
-def _plain(rows: list[_Parts], count: str) -> str:
-    def clip(text: str) -> str:
-        text = _visible(text)
-        return text if len(text) <= TEXT_WIDTH else text[: TEXT_WIDTH - 1] + "…"
-
-    turns = max((len(row.attempts) for row in rows), default=0)
-    table = [["row", "prompt", *(f"attempt {t + 1}" for t in range(turns)), "reference"]]
-    for row in rows:
-        attempts = []
-        for attempt in row.attempts:
-            feedback = f"[{clip(attempt.before)}] " if attempt.before else ""
-            attempts.append(f"{feedback}{clip(attempt.answer)} {_mark(attempt.score)} {attempt.score:.2g}")
-        attempts += [""] * (turns - len(attempts))
-        table.append([str(row.row), clip(row.prompt), *attempts, clip(row.reference)])
+    table = [heads, *([cell.text for cell in line] for line in lines)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table]
-    return "\n".join([count, *lines])
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table]
+    return RolloutView(page, "\n".join([count, *text]))
+
+
+def _legend(paint: _Paint) -> str:
+    """Swatches for the scale in use, what dashes mean, and how own tokens differ from the rest."""
+    low, high = paint.stops[0][0], paint.stops[-1][0]
+    steps = [low + (high - low) * i / 4 for i in range(5)]
+    swatches = "".join(
+        f'<span style="background:{paint.background(value)};color:#222;padding:1px 7px;'
+        f'{UNDERLINE}{DASHED if paint.dashed(value) else ""}">'
+        f"{_signed(value) if low < 0 else format(value, '.2g')}</span>"
+        for value in steps
+    )
+    scale = f" &nbsp;·&nbsp; {paint.name} {_nowrap(swatches)}" if paint.name else ""
+    dashes = f', <span style="{UNDERLINE}{DASHED}">dashed</span>: {paint.dashes}' if paint.name else ""
+    return (
+        f'{scale} &nbsp;·&nbsp; <span style="{UNDERLINE}">underlined</span>: own tokens{dashes} &nbsp;·&nbsp; '
+        f'<span style="color:{GREY}">grey</span>: feedback'
+    )
+
+
+def _signed(value: float, digits: int = 2) -> str:
+    """Zero has no sign: nothing is pushed either way."""
+    return f"{value:+.{digits}g}" if value else "0"
+
+
+def _nowrap(page: str) -> str:
+    return f'<span style="white-space:nowrap">{page}</span>'
+
+
+def _clip(text: str) -> str:
+    text = _visible(text)
+    return text if len(text) <= TEXT_WIDTH else text[: TEXT_WIDTH - 1] + "…"

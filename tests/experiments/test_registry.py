@@ -24,6 +24,7 @@ from minirl.experiments.registry import (
     project_root,
     technique,
     techniques,
+    to_register,
 )
 from minirl.experiments.run import load_experiment, load_method
 from minirl.techniques.base import Method
@@ -122,7 +123,7 @@ def test_there_are_techniques():
 def test_it_has_all_its_parts(item):
     for part in (item.module, item.notebook, item.test, *(item.reproduction / f"{t}.yaml" for t in ("smoke", "tiny"))):
         assert part.is_file(), f"{item.slug} lacks {part.relative_to(project_root())}"
-    assert claim_path(item, "tiny").is_file()
+    assert claim_path(item, "tiny").is_file(), to_register(item)
     assert item.tiers()[:2] == ["smoke", "tiny"]
     assert item.family == item.module.parent.name == item.notebook.parent.name
 
@@ -135,11 +136,25 @@ def test_nothing_lies_around_without_its_technique():
 
 
 @each_technique
+def test_nothing_of_it_is_left_to_do(item):
+    """``minirl new`` writes TODO wherever a thought is needed."""
+    parts = [item.module, item.notebook, item.test, *sorted(item.reproduction.glob("*.yaml"))]
+    left = [
+        f"{path.relative_to(project_root())}:{number}: {line.strip()}"
+        for path in parts
+        if path.exists()
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if "TODO" in line
+    ]
+    assert not left, "\n".join([f"{item.slug} is not finished:", *left])
+
+
+@each_technique
 def test_its_module_opens_with_the_paper_and_the_departures(item):
     text = item.module.read_text(encoding="utf-8")
     words = ast.get_docstring(ast.parse(text))
     assert words.splitlines()[0] == f"{item.title}."
-    assert re.search(r"arXiv \d{4}\.\d{4,5}", words)
+    assert re.search(r"arXiv \d{4}\.\d{4,5}", words), f"{item.module.name} does not say which paper: arXiv 2409.12917"
     assert "Departures from the paper\n" in words
     assert re.search(r"^1\. ", words, re.MULTILINE)
     assert len(text.splitlines()) < 150  # the idea fits on three screens

@@ -1,14 +1,17 @@
 """A run killed at any moment ends as the undisturbed one would have, to the last bit."""
 
+import fcntl
 import json
 import multiprocessing
 import shutil
 
 import pytest
+import torch
 from resume_driver import ARMS, TASK, TRAIN, check_parity, complete, drive, outcome, overrides, updates_run
 
 from minirl.errors import ConfigError, RunError
 from minirl.experiments import run as run_module
+from minirl.experiments import rundir
 from minirl.experiments.run import open_run
 from minirl.experiments.rundir import read_metrics
 
@@ -195,6 +198,75 @@ def test_a_cell_that_opens_the_run_can_be_executed_again(finished):
     run = reopen(finished)  # while the first is still referred to
     assert len(run.metrics("score")) == len(ALL)
     run.close()
+
+
+def interrupt_between_updates(monkeypatch):
+    def watch(arm, record):
+        if (arm, record["update"]) == ("score", 3):
+            raise KeyboardInterrupt
+
+    return watch
+
+
+def interrupt_inside_an_update(monkeypatch):
+    """After the gradient and before the step, in update 4."""
+    clip, calls = torch.nn.utils.clip_grad_norm_, []
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return clip(*arguments)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", interrupted)
+    return lambda arm, record: None
+
+
+def interrupt_a_checkpoint(monkeypatch):
+    """Its weights are written, what belongs to them is not."""
+    write = rundir.write_json
+
+    def interrupted(path, value):
+        if path.name == "update-000004.json":
+            raise KeyboardInterrupt
+        write(path, value)
+
+    monkeypatch.setattr(rundir, "write_json", interrupted)
+    return lambda arm, record: None
+
+
+INTERRUPTIONS = {  # how, and the updates of the first arm that are computed, before and after
+    interrupt_between_updates: [1, 2, 3, 3, 4, 5, 6],
+    interrupt_inside_an_update: [1, 2, 3, 3, 4, 5, 6],
+    interrupt_a_checkpoint: [1, 2, 3, 4, 3, 4, 5, 6],
+}
+
+
+@pytest.mark.parametrize("interrupt", INTERRUPTIONS, ids=lambda how: how.__name__)
+def test_an_interrupted_cell_can_be_executed_again(interrupt, undisturbed, tmp_path, half_right, monkeypatch):
+    """The process lives on, as a notebook's kernel does: the same cells again continue, to the same bits. With the run
+    closed nothing of it is held, and another process may have it."""
+    run = reopen(tmp_path)
+    with monkeypatch.context() as patch:
+        watch = interrupt(patch)
+        with pytest.raises(KeyboardInterrupt):
+            complete(run, watch=watch)
+    with open(tmp_path / ".lock") as other:  # another description of the file, as another process has
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        run.close()
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    complete(reopen(tmp_path))
+    assert updates_run(tmp_path, "score") == INTERRUPTIONS[interrupt]
+    assert outcome(tmp_path) == outcome(undisturbed)
+
+
+def test_an_interrupted_train_is_called_again_on_the_same_run(undisturbed, tmp_path, half_right, monkeypatch):
+    run = reopen(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        run.train("score", interrupt_between_updates(monkeypatch))
+    complete(run)
+    assert outcome(tmp_path) == outcome(undisturbed)
 
 
 def test_what_is_asked_too_early_or_by_a_wrong_name(tmp_path, half_right):

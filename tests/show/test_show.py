@@ -28,7 +28,18 @@ from minirl.show.figures import (
     solved_within,
     sweep,
 )
-from minirl.show.rollouts import repeated, rescued, show_rollouts, spoiled
+from minirl.show.rollouts import (
+    gained,
+    lost,
+    repeated,
+    rescued,
+    show_group,
+    show_rollouts,
+    show_side_by_side,
+    show_turns,
+    spoiled,
+    token_kl,
+)
 from minirl.show.source import show_source
 from minirl.tasks import get
 from minirl.tasks.base import Item
@@ -500,7 +511,153 @@ def test_probability_and_advantage_have_opposite_ends(rollouts, policy):
     assert "advantage +3.000" in show_rollouts(rollouts, policy, advantages=torch.full((5,), 3.0))._repr_html_()
 
 
+def tokens(view):
+    """(what is written, its tooltip, whether it is underlined with dashes) for every own token."""
+    found = re.findall(r'<span title="(.*?)" style="(.*?)">(.*?)</span>', view._repr_html_().split("<tbody>")[1])
+    return [(text, tooltip, "dashed" in style) for tooltip, style, text in found]
+
+
+def test_reward_is_that_of_the_turn(rollouts, policy):
+    """Row 0 is wrong, then right: by its scores 0 and 1; with rewards −0.5 and 1.5 the first is below zero: dashed."""
+    scores = show_rollouts(rollouts, policy, rows=1, colour="reward")
+    assert [tooltip for _, tooltip, _ in tokens(scores)] == 3 * ["p = 0.500, reward +0.000"] + 3 * [
+        "p = 0.500, reward +1.000"
+    ]
+    assert not any(dashed for _, _, dashed in tokens(scores))
+    assert str(scores).splitlines()[-1] == "0    5+7=    11 ✗ 0 r 0  [?] 12 ✓ 1 r +1  12"
+    shaped = show_rollouts(rollouts, policy, rows=1, colour="reward", rewards=torch.tensor([[-0.5, 1.5]] * 5))
+    assert [dashed for _, _, dashed in tokens(shaped)] == 3 * [True] + 3 * [False]
+    assert "-1.5</span>" in shaped._repr_html_() and "+0.75</span>" in shaped._repr_html_()  # the scale of the legend
+    assert "11 ✗ 0 r -0.5  [?] 12 ✓ 1 r +1.5" in str(shaped)
+
+
+class Constant:
+    """A policy that gives token i the probability p[i], whatever stands before."""
+
+    def __init__(self, policy, probabilities):
+        self.tokenizer, self.pad_id = policy.tokenizer, policy.pad_id
+        self.row = torch.zeros(len(policy.tokenizer))
+        self.row[: len(probabilities)] = torch.tensor(probabilities)
+        self.row = self.row.clamp_min(1e-30).log()
+
+    def logits(self, ids):
+        return self.row.expand(*ids.shape, -1)
+
+
+def test_kl_to_a_reference_is_exact(rollouts, policy):
+    """KL((1/2, 1/2) ‖ (1/4, 3/4)) = 1/2 ln 2 + 1/2 ln 2/3 = 0.1438 at every token of the policy's own."""
+    ours, theirs = Constant(policy, [0.5, 0.5]), Constant(policy, [0.25, 0.75])
+    kl = token_kl(rollouts, ours, theirs)
+    assert kl.shape == rollouts.ids.shape
+    assert kl[rollouts.own].tolist() == pytest.approx([0.143841] * int(rollouts.own.sum()), abs=1e-5)
+    assert (kl[~rollouts.own] == 0).all()
+    view = show_rollouts(rollouts, ours, rows=1, colour="kl", reference=theirs)
+    assert tokens(view)[0] == ("1", "p = 0.500, KL 0.144", True)  # all are equally far
+    assert "11 ✗ 0 KL 0.43" in str(view)  # three tokens, 3 × 0.1438
+    assert "KL to the reference, nats" in view._repr_html_()
+    same = show_rollouts(rollouts, ours, rows=1, colour="kl", reference=ours)
+    assert "KL 0" in str(same) and not any(dashed for _, _, dashed in tokens(same))
+
+
+def test_kl_is_at_the_token_that_was_chosen(rollouts, policy):
+    """The choice of token t is made by the logits at t − 1: a reference that differs after "=" alone, first token."""
+    reference = Constant(policy, [0.5, 0.5])
+    logits = reference.logits(rollouts.ids[:, :-1]).clone()
+    logits[0, 3, :2] = torch.tensor([0.25, 0.75]).log()  # after "5+7="
+    reference.logits = lambda ids: logits
+    kl = token_kl(rollouts, Constant(policy, [0.5, 0.5]), reference)
+    assert kl.nonzero().tolist() == [[0, 4]]
+
+
+def test_the_number_beside_a_score_says_what_the_colour_says(rollouts, policy):
+    """Three tokens of probability 1/2: the attempt had 1/8. Advantages: their mean over the attempt."""
+    assert ">p 0.12</span>" in show_rollouts(rollouts, policy, rows=1)._repr_html_()
+    advantages = torch.tensor([[-2.0, 1.0]] * 5)
+    view = show_rollouts(rollouts, policy, rows=1, colour="advantage", advantages=advantages)
+    assert ">A -2</span>" in view._repr_html_() and ">A +1</span>" in view._repr_html_()
+    assert "11 ✗ 0 A -2  [?] 12 ✓ 1 A +1" in str(view)
+    assert [dashed for _, _, dashed in tokens(view)] == 3 * [True] + 3 * [False]
+    plain = show_rollouts(rollouts, policy, rows=1, colour=None)._repr_html_()
+    assert ">p 0.12" not in plain and "dashed" not in plain
+
+
+def test_turns_say_who_spoke(rollouts, policy):
+    view = show_turns(rollouts, policy, select=rescued)
+    assert str(view).splitlines() == [
+        "1 of 1 selected rollouts (of 5 in all)",
+        "row  who        what",
+        "0    task       5+7=",
+        "     policy 1   11 ✗ 0",
+        "     task       ?",
+        "     policy 2   12 ✓ 1",
+        "     reference  12",
+    ]
+    assert [text for text, _, _ in tokens(view)] == ["1", "1", "&lt;eos&gt;", "1", "2", "&lt;eos&gt;"]
+
+
+def test_side_by_side_shows_the_same_problems(policy):
+    problems, scores = ["5+7=", "6+6=", "4+8="], [[0.0], [1.0], [0.0]]
+    before = hand_made(policy, [(p, ["11"], s) for p, s in zip(problems, scores, strict=True)])
+    after = hand_made(policy, [(p, ["12"], s) for p, s in zip(problems, [[1.0], [0.0], [0.0]], strict=True)])
+    assert (gained(before, after), lost(before, after)) == ([0], [1])
+    view = show_side_by_side({"before": (before, policy), "after": (after, policy)}, select=gained)
+    assert str(view).splitlines() == [
+        "1 of 1 selected rollouts (of 3 in all)",
+        "row  prompt  before  after   reference",
+        "0    5+7=    11 ✗ 0  12 ✓ 1  12",
+    ]
+    assert len(tokens(show_side_by_side({"a": (before, policy), "b": (after, policy)}, rows=2))) == 2 * 2 * 3
+    two = hand_made(policy, [("5+7=", ["11", "12"], [0.0, 1.0])])
+    assert "11 ✗ 0 | [?] 12 ✓ 1" in str(show_side_by_side({"two turns": (two, policy)}))
+    with pytest.raises(ValueError, match="rollouts of the same problems"):
+        show_side_by_side({"a": (before, policy), "b": (two, policy)})
+    with pytest.raises(ValueError, match="at least one policy"):
+        show_side_by_side({})
+
+
+def test_a_group_shows_scores_and_advantages(policy):
+    """Scores 1, 0, 0 at the second prompt: leave-one-out advantages 1, −1/2, −1/2."""
+    rows = [("1+1=", ["2"], [1.0])] * 3 + [("5+7=", [answer], [float(answer == "12")]) for answer in ("12", "11", "13")]
+    rollouts = hand_made(policy, rows)
+    rollouts.group = torch.tensor([0, 0, 0, 1, 1, 1])
+    given = torch.tensor([0.0, 0, 0, 1, -0.5, -0.5])
+    view = show_group(rollouts, policy, given, group=1)
+    assert str(view).splitlines() == [
+        "prompt 5+7= · reference 12 · 3 samples, mean score 0.33",
+        "row  attempt 1  advantage",
+        "3    12 ✓ 1     +1",
+        "4    11 ✗ 0     -0.5",
+        "5    13 ✗ 0     -0.5",
+    ]
+    assert [dashed for _, _, dashed in tokens(view)] == 3 * [False] + 6 * [True]
+    by_chance = show_group(rollouts, policy, given, group=1, colour="probability")
+    assert ">p 0.12<" in by_chance._repr_html_()
+    assert str(by_chance) == str(view)
+    with pytest.raises(ValueError, match="there is no group 2; groups are 0 to 1"):
+        show_group(rollouts, policy, given, group=2)
+
+
+def test_every_view_stands_alone_on_a_light_and_a_dark_page(rollouts, policy):
+    advantages = torch.ones(5)
+    views = [
+        show_rollouts(rollouts, policy, colour="reward"),
+        show_turns(rollouts, policy),
+        show_side_by_side({"<b>": (rollouts, policy)}),
+        show_group(rollouts, policy, advantages),
+    ]
+    for page in (view._repr_html_() for view in views):
+        assert not re.search(r"<(script|style|link|img|iframe)|https?:|url\(|class=|<b>&|<th[^>]*><b>", page)
+        cells = re.findall(r'<t[dh] style="(.*?)"', page)  # a dark theme's light text must not reach them
+        assert cells and all(";color:#" in style for style in cells)
+        assert page.startswith('<div style="background:#fff;color:#222')
+        assert "underlined</span>: own tokens" in page and "dashed</span>: " in page
+
+
 def test_bad_arguments_are_named(rollouts, policy):
+    with pytest.raises(ValueError, match="needs reference="):
+        show_rollouts(rollouts, policy, colour="kl")
+    with pytest.raises(ValueError, match=r"rewards of shape \(3,\)"):
+        show_turns(rollouts, policy, colour="reward", rewards=torch.zeros(3))
     with pytest.raises(ValueError, match="needs advantages"):
         show_rollouts(rollouts, policy, colour="advantage")
     with pytest.raises(ValueError, match="unknown colour"):
