@@ -1,0 +1,413 @@
+"""What committed results say, as the book shows it: the box of a technique's page, tables, the figure, and numbers.
+
+Nothing here is typed by hand. Effects and verdicts come from :mod:`minirl.experiments.claims`, as those of
+``minirl claims`` do; costs, hardware and commits come from the per-seed files.
+"""
+
+import csv
+import functools
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from minirl.config import nearest
+from minirl.errors import ConfigError
+from minirl.experiments.claims import Claim, Condition, evaluate_claim, holds_when, load_claim
+from minirl.experiments.registry import FAMILIES, Technique, claim_path, technique, techniques
+from minirl.experiments.report import claim_entry, result_files, stale_parts
+from minirl.experiments.rundir import read_json
+from minirl.show.figures import effect_forest
+
+ARXIV = "https://arxiv.org/abs/"
+SYSTEMS = Path(__file__).parent / "systems.csv"
+BADGE = '<span class="stale">stale</span>'
+FAMILY_NAMES = {family: family.replace("_", "-").capitalize() for family in FAMILIES} | {
+    "critique": "Critique",
+    "curriculum": "Curriculum",
+    "self_evolution": "Self-evolution",
+    "beyond_language": "Outside language models",
+}
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A claim with its committed results. ``stale`` names what has changed since the runs; empty if nothing has."""
+
+    item: Technique
+    claim: Claim
+    entry: Mapping[str, Any]
+    documents: Sequence[Mapping[str, Any]]
+    stale: tuple[str, ...]
+
+
+@functools.cache
+def settled(slug: str, tier: str = "tiny") -> Settled:
+    """The claim of a technique with its results. Raises :class:`ConfigError` if there are none."""
+    item = technique(slug)
+    entry = claim_entry(item, tier)
+    if entry is None:
+        raise ConfigError(
+            f"{slug} has no committed results at {tier}, so its page has nothing to show; "
+            f"run `minirl reproduce {slug} --tier {tier} --publish`"
+        )
+    documents = [read_json(path) for path in result_files(item, tier)]
+    stale = tuple(stale_parts(item, tier, documents)) if entry["stale"] else ()
+    return Settled(item, load_claim(claim_path(item, tier)), entry, documents, stale)
+
+
+def all_settled() -> list[Settled]:
+    """Every claim that has results, in the order of the registry and of tiers."""
+    return [settled(item.slug, tier) for item in techniques() for tier in item.tiers() if has_results(item, tier)]
+
+
+def has_results(item: Technique, tier: str) -> bool:
+    return claim_path(item, tier).exists() and bool(result_files(item, tier))
+
+
+# --- How numbers are written ----------------------------------------------------------------------------------------
+
+
+def effect_text(effect: float, interval: Sequence[float | None]) -> str:
+    """``+0.094 [+0.077, +0.112]``; an end that a single seed leaves open is infinite."""
+    low, high = interval
+    return f"{effect:+.3f} [{'−∞' if low is None else f'{low:+.3f}'}, {'+∞' if high is None else f'{high:+.3f}'}]"
+
+
+def arms_text(condition: Mapping[str, Any]) -> str:
+    """``score − naive``, or ``one → two → three`` for a trend."""
+    if condition.get("order"):
+        return " → ".join(f"`{arm}`" for arm in condition["order"])
+    return " − ".join(f"`{arm}`" for arm in (condition["treatment"], condition["comparator"]) if arm)
+
+
+def count_text(value: float) -> str:
+    """A count to two digits: 806,278 → 0.81 M."""
+    for size, unit in ((1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.2g} {unit}"
+    return f"{value:.0f}"
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """``0–4`` for 0, 1, 2, 3, 4; else a list."""
+    ordered = sorted(numbers)
+    if len(ordered) > 2 and ordered == list(range(ordered[0], ordered[-1] + 1)):
+        return f"{ordered[0]}–{ordered[-1]}"
+    return ", ".join(map(str, ordered))
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], align: str = "") -> str:
+    """A Markdown table; ``align`` has a letter for every column, ``r`` for right."""
+    rules = ["---:" if side == "r" else "---" for side in align.ljust(len(header), "l")]
+    lines = [" | ".join(header), " | ".join(rules), *(" | ".join(row) for row in rows)]
+    return "\n".join(f"| {line} |" for line in lines) + "\n"
+
+
+# --- Technique pages ------------------------------------------------------------------------------------------------
+
+
+def condition_table(entry: Mapping[str, Any]) -> str:
+    """The conditions of a claim: what was registered, what was found."""
+    rows = [
+        (
+            c["metric"],
+            arms_text(c),
+            "slope " + holds_when(c["kind"], c["margin"])
+            if c["kind"] == "trend"
+            else holds_when(c["kind"], c["margin"]),
+            effect_text(c["effect"], c["interval"]),
+            c["verdict"],
+        )
+        for c in entry["conditions"]
+    ]
+    return table(("metric", "arms", "holds if effect", "effect [95 %]", "verdict"), rows)
+
+
+def paper_line(claim: Claim, title: str | None) -> str:
+    """Title and link, and the paper's own numbers."""
+    link = f"[arXiv {claim.paper.arxiv}]({ARXIV}{claim.paper.arxiv})" if claim.paper.arxiv else "no single paper"
+    return f"**Paper.** {f'*{title}*, ' if title else ''}{link}. {claim.paper.numbers.strip()}"
+
+
+def cost_line(settled: Settled) -> str:
+    """Seeds, items, time, memory, machine and commit of the runs, from the per-seed files."""
+    entry, manifests = settled.entry, [document["manifest"] for document in settled.documents]
+    items = "exact evaluation" if entry["items"] == "exact" else f"{entry['items']} held-out items"
+    machines = sorted({f"{m['hardware']['cores']} cores {m['hardware']['machine']}" for m in manifests})
+    devices = sorted({m["hardware"]["device"] for m in manifests})
+    threads = sorted({m["threads"] for m in manifests})
+    commits = sorted({commit_text(m["commit"]) for m in manifests})
+    cost = f"{entry['core_s']:.0f} core-seconds, {entry['wall_s']:.0f} s of wall-clock"
+    return (
+        f"**Runs.** Seeds {ranges(entry['seeds'])}, {items}. One seed with all its arms: {cost}, at most "
+        f"{entry['peak_mb']:.0f} MB. Device {', '.join(devices)} ({'; '.join(machines)}, threads a run: "
+        f"{ranges(threads)}). Commit {', '.join(commits)}."
+    )
+
+
+def commit_text(commit: str) -> str:
+    """A commit in short; results of a tree with uncommitted changes say so."""
+    name, _, dirty = commit.partition("-")
+    return f"`{name[:10]}`" + (" with uncommitted changes" if dirty else "")
+
+
+def box(settled: Settled, title: str | None) -> str:
+    """What a technique's page opens with: claim, verdict, effects, paper, and where the numbers come from."""
+    entry, claim = settled.entry, settled.claim
+    stale = ""
+    if settled.stale:
+        changed = ", ".join(f"`{part}`" for part in settled.stale)
+        again = f"`minirl reproduce {settled.item.slug} --tier {entry['tier']} --publish`"
+        stale = f"{BADGE} Changed since these runs: {changed}. Run {again} again.\n\n"
+    return (
+        f":::{{admonition}} Claim at tier {entry['tier']}: {entry['verdict']}\n:class: claim {entry['verdict']}\n\n"
+        f"{stale}{claim.statement.strip()}\n\n{condition_table(entry)}\n{paper_line(claim, title)}\n\n"
+        f"{cost_line(settled)} Registered {claim.registered}.\n:::\n"
+    )
+
+
+def rerun_commands(item: Technique) -> list[str]:
+    """The commands that make a page's numbers again, and the quick look."""
+    commands = [f"minirl reproduce {item.slug} --tier smoke --seeds 0"]
+    for tier in item.tiers():
+        if has_results(item, tier):
+            commands.append(f"minirl reproduce {item.slug} --tier {tier}")
+            for path in sorted(item.reproduction.glob(f"{tier}-*.yaml")):
+                variant = path.stem.removeprefix(f"{tier}-")
+                if result_files(item, tier, variant):
+                    commands.append(f"minirl sweep {item.slug} --tier {tier} --variant {variant}")
+    return [*commands, "minirl claims"]
+
+
+def rerun(item: Technique) -> str:
+    """The last section of a technique's page."""
+    commands = "\n".join(rerun_commands(item))
+    return (
+        "## Run it again\n\nThe first command shows in seconds that it works. The others make the numbers of this page "
+        f"again, and the last settles all claims from what is committed.\n\n```console\n{commands}\n```\n"
+    )
+
+
+# --- Numbers in prose -----------------------------------------------------------------------------------------------
+
+ROLE = re.compile(r"\{measured\}`([^`]*)`")
+COSTS = {"core_s": "{:.0f} core-seconds", "wall_s": "{:.0f} s", "peak_mb": "{:.0f} MB", "items": "{}"}
+
+
+def measured(reference: str) -> str:
+    """What ``{measured}`reference``` stands for in a hand-written chapter.
+
+    ============================ ======================================================================
+    reference                    text
+    ============================ ======================================================================
+    ``SLUG:METRIC:ARM``          mean over seeds with its interval, ``0.824 [0.781, 0.868]``
+    ``SLUG:METRIC:ARM-OTHER``    effect with its interval, the wider of two as in every verdict
+    ``SLUG:verdict``             supported, contradicted or inconclusive
+    ``SLUG:seeds``               how many seeds
+    ``SLUG:KEY``                 ``core_s``, ``wall_s``, ``peak_mb`` of a seed; ``items``
+    ============================ ======================================================================
+
+    Raises :class:`ConfigError` with the nearest name for an unknown technique, metric, arm or key.
+    """
+    parts = reference.split(":")
+    if len(parts) not in (2, 3):
+        raise ConfigError(f"measured number {reference!r} is not SLUG:METRIC:ARM, SLUG:METRIC:ARM-OTHER or SLUG:KEY")
+    entry = settled(parts[0]).entry
+    if len(parts) == 2:
+        key = parts[1]
+        if key in ("verdict", "seeds"):
+            return entry["verdict"] if key == "verdict" else str(len(entry["seeds"]))
+        if key not in COSTS:
+            raise ConfigError(
+                f"measured number {reference!r}: unknown key {key!r}.{nearest(key, [*COSTS, 'verdict', 'seeds'])}"
+            )
+        return COSTS[key].format(entry[key])
+    _, metric, arms = parts
+    names = arms.split("-")
+    for arm in names:
+        if arm not in entry["arms"]:
+            raise ConfigError(f"measured number {reference!r}: unknown arm {arm!r}.{nearest(arm, entry['arms'])}")
+        known = entry["arms"][arm]["metrics"]
+        if known.get(metric) is None:
+            defined = [name for name, value in known.items() if value is not None]
+            raise ConfigError(f"measured number {reference!r}: unknown metric {metric!r}.{nearest(metric, defined)}")
+    if len(names) > 2:
+        raise ConfigError(f"measured number {reference!r}: a difference is between two arms")
+    effect, low, high = _effect(parts[0], metric, tuple(names))
+    return effect_text(effect, (low, high)) if len(names) == 2 else f"{effect:.3f} [{low:.3f}, {high:.3f}]"
+
+
+@functools.cache
+def _effect(slug: str, metric: str, arms: tuple[str, ...]) -> tuple[float, float, float]:
+    """Effect and interval of any metric of one arm, or between two, as a condition of the claim would have them."""
+    found = settled(slug)
+    names = dict(zip(("treatment", "comparator"), arms, strict=False))
+    condition = Condition.model_validate({"metric": metric, "kind": "superiority", "margin": 0, **names})
+    asked = found.claim.model_copy(update={"conditions": [condition]})
+    (result,) = evaluate_claim(asked, found.documents).conditions
+    return result.effect, result.interval.low, result.interval.high
+
+
+def resolve(text: str, where: str) -> str:
+    """``text`` with every ``{measured}`` role replaced. Raises :class:`ConfigError` that names the page."""
+
+    def value(match: re.Match[str]) -> str:
+        try:
+            return measured(match.group(1))
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from error
+
+    return ROLE.sub(value, text)
+
+
+# --- All techniques on common axes ----------------------------------------------------------------------------------
+
+
+def forest_rows(found: Iterable[Settled]) -> list[dict[str, Any]]:
+    """The first condition of every claim, largest effect first, as rows of the forest figure."""
+    rows = []
+    for one in found:
+        condition = one.entry["conditions"][0]
+        low, high = (math.nan if end is None else end for end in condition["interval"])
+        region = Condition.model_validate(
+            {key: condition[key] for key in ("metric", "treatment", "comparator", "kind", "margin")}
+            | ({"order": condition["order"]} if "order" in condition else {})
+        ).region()
+        arms = arms_text(condition).replace("`", "")
+        rows.append(
+            {
+                "label": f"{one.item.slug}\n{condition['metric']}: {arms}",
+                "effect": condition["effect"],
+                "low": low,
+                "high": high,
+                "margin": [end for end in (region.low, region.high) if math.isfinite(end)],
+                "verdict": condition["verdict"],
+            }
+        )
+    return sorted(rows, key=lambda row: -row["effect"])
+
+
+def forest(found: Iterable[Settled]) -> Figure:
+    """The first condition of every claim on one axis."""
+    return effect_forest(forest_rows(found), x_label="effect, as a share of problems (or a difference of such shares)")
+
+
+def page_link(one: Settled) -> str:
+    """A link to the technique's page, from a page at the root of the book."""
+    return f"[`{one.item.slug}`]({one.item.family}/{one.item.slug}.ipynb)"
+
+
+def effects_table() -> str:
+    """Every condition of every claim: nothing is left out because it came to nothing."""
+    rows = []
+    for one in all_settled():
+        badge = f" {BADGE}" if one.stale else ""
+        for c in one.entry["conditions"]:
+            rows.append(
+                (
+                    page_link(one) + badge,
+                    c["metric"],
+                    arms_text(c),
+                    holds_when(c["kind"], c["margin"]),
+                    effect_text(c["effect"], c["interval"]),
+                    f"**{c['verdict']}**" if c["verdict"] != "supported" else c["verdict"],
+                )
+            )
+    return table(("technique", "metric", "arms", "holds if effect", "effect [95 %]", "verdict"), rows)
+
+
+def verdict_table() -> str:
+    """One row a claim: its verdict over all conditions, and what a seed costs."""
+    rows = []
+    for one in all_settled():
+        entry = one.entry
+        counts = [
+            sum(c["verdict"] == v for c in entry["conditions"]) for v in ("supported", "inconclusive", "contradicted")
+        ]
+        rows.append(
+            (
+                page_link(one) + (f" {BADGE}" if one.stale else ""),
+                one.item.title,
+                f"**{entry['verdict']}**",
+                " · ".join(map(str, counts)),
+                f"{entry['core_s']:.0f}",
+                f"{entry['wall_s']:.0f}",
+            )
+        )
+    header = ("technique", "what it is", "verdict", "conditions", "core-s", "wall-s")
+    return table(header, rows, "llllrr")
+
+
+def cost_table() -> str:
+    """Every arm of every claim: what it generated and what it took, mean over seeds."""
+    rows = []
+    for one in all_settled():
+        for arm, role in one.claim.arms.items():
+            per_seed = [document["arms"][arm] for document in one.documents]
+            tokens, core, wall = (
+                float(np.mean([d[key] for d in per_seed])) for key in ("generated_tokens", "core_s", "wall_s")
+            )
+            rows.append((page_link(one), f"`{arm}`", role, count_text(tokens), f"{core:.0f}", f"{wall:.0f}"))
+    header = ("technique", "arm", "role", "generated tokens", "core-s", "wall-s")
+    return table(header, rows, "lllrrr")
+
+
+# --- From paper to code ---------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def systems() -> list[dict[str, str]]:
+    """The list of systems: slug, title, arXiv id, year, family, class, kind and, outside language models, why."""
+    with open(SYSTEMS, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def paper_title(slug: str, arxiv: str | None) -> str | None:
+    """The title of a technique's paper as the list of systems has it."""
+    return next((row["title"] for row in systems() if row["slug"] == slug or (arxiv and row["arxiv"] == arxiv)), None)
+
+
+def status(row: Mapping[str, str]) -> str:
+    """Where a system stands, from the registry: never typed."""
+    known = {item.slug: item for item in techniques()}
+    if row["slug"] in known:
+        found = [
+            settled(row["slug"], tier) for tier in known[row["slug"]].tiers() if has_results(known[row["slug"]], tier)
+        ]
+        if not found:
+            return "registered, not run"
+        return ", ".join(f"[{one.entry['verdict']}]({one.item.family}/{one.item.slug}.ipynb)" for one in found)
+    return f"outside language models: {row['why']}" if row["why"] else "planned"
+
+
+def systems_summary() -> str:
+    """How many systems there are by family and status."""
+    rows = []
+    for family in (*FAMILIES, "beyond_language"):
+        members = [status(row) for row in systems() if row["family"] == family]
+        done = sum(text.startswith("[") for text in members)
+        planned = sum(text in ("planned", "registered, not run") for text in members)
+        outside = len(members) - done - planned
+        rows.append((FAMILY_NAMES[family], *map(str, (done, planned, outside, len(members)))))
+    return table(("family", "settled here", "planned", "outside", "all"), rows, "lrrrr")
+
+
+def systems_tables() -> str:
+    """Every system of the list with its status, family by family."""
+    parts = []
+    for family in (*FAMILIES, "beyond_language"):
+        rows = []
+        for row in sorted(
+            (r for r in systems() if r["family"] == family), key=lambda r: (status(r) == "planned", r["slug"])
+        ):
+            paper = f"[{row['arxiv']}]({ARXIV}{row['arxiv']})" if row["arxiv"] else "–"
+            rows.append((f"`{row['slug']}`", row["title"], paper, row["class"], row["kind"], status(row)))
+        header = ("slug", "paper", "arXiv", "class", "kind", "status")
+        parts.append(f"## {FAMILY_NAMES[family]}\n\n{table(header, rows)}")
+    return "\n".join(parts)
