@@ -1,8 +1,8 @@
 """Lay out the sources of the book in ``book/_source/``, from which Jupyter Book builds the pages.
 
 ``python -m book.assemble``, run by ``make book``. Pages come from three places only: the hand-written chapters in
-``book/``, executed notebooks that are committed (the foundations and ``reproductions/<slug>/results/tiny``), and what is
-generated from registry, results and code, which chapters pull in with a line ``<!-- insert: NAME -->``.
+``book/``, executed notebooks that are committed (the foundations and ``reproductions/<slug>/results/tiny``), and what
+is generated from registry, results and code, which chapters pull in with a line ``<!-- insert: NAME -->``.
 """
 
 import json
@@ -10,6 +10,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,16 @@ from book import reference, results
 from minirl.config import nearest
 from minirl.errors import ConfigError, MinirlError
 from minirl.experiments.registry import Technique, project_root, technique, techniques
+from minirl.experiments.report import results_directory
 from minirl.experiments.rundir import write_atomically
-from minirl.show.figures import Figure
 
 BOOK = Path(__file__).parent
 SOURCE = BOOK / "_source"
 INSERT = re.compile(r"^<!-- insert: (\S+) -->$", re.MULTILINE)
-FOREST = "what-helps.png"
 
 INSERTS: dict[str, Callable[[], str]] = {
     "verdicts": results.verdict_table,
-    "forest": lambda: forest_markdown(results.forest_rows(results.all_settled())),
+    **{name: partial(results.forest_markdown, name) for name in results.FORESTS},
     "effects": results.effects_table,
     "costs": results.cost_table,
     "systems-summary": results.systems_summary,
@@ -56,14 +56,6 @@ def chapter(text: str, where: str) -> str:
     return results.resolve(INSERT.sub(insert, text), where)
 
 
-def forest_markdown(rows: list[dict[str, Any]]) -> str:
-    """The forest figure with a text for those who cannot see it."""
-    said = "; ".join(f"{row['label'].splitlines()[0]} {row['effect']:+.2f} {row['verdict']}" for row in rows)
-    return (
-        f"```{{image}} _static/{FOREST}\n:alt: Effect of every technique with its interval. {said}.\n:width: 100%\n```"
-    )
-
-
 # --- Notebooks ------------------------------------------------------------------------------------------------------
 
 
@@ -74,13 +66,15 @@ def markdown_cell(text: str, name: str) -> dict[str, Any]:
 def technique_notebook(notebook: dict[str, Any], box: str, rerun: str) -> dict[str, Any]:
     """An executed notebook as a page: its title, the box, everything else, and how to run it again.
 
-    Raises :class:`ConfigError` unless its first cell begins with the title.
+    Left out is the cell in which papermill repeats the parameters. Raises :class:`ConfigError` unless the first cell
+    begins with the title.
     """
     first, *rest = notebook["cells"]
     title, _, text = "".join(first["source"]).partition("\n")
     if first["cell_type"] != "markdown" or not title.startswith("# "):
         raise ConfigError("the first cell of a technique's notebook is Markdown and begins with its title, `# …`")
     opening = [markdown_cell(title, "page-title"), markdown_cell(box, "page-box"), markdown_cell(text, "page-opening")]
+    rest = [cell for cell in rest if "injected-parameters" not in cell["metadata"].get("tags", [])]
     return notebook | {"cells": [*opening, *rest, markdown_cell(rerun, "page-rerun")]}
 
 
@@ -99,9 +93,9 @@ def with_alternatives(notebook: dict[str, Any]) -> dict[str, Any]:
 
 
 def technique_page(item: Technique) -> dict[str, Any]:
-    """The page of a technique at tiny, from its committed executed notebook. Raises :class:`ConfigError` without one."""
+    """The page of a technique at tiny, from its executed notebook. Raises :class:`ConfigError` if there is none."""
     one = results.settled(item.slug)
-    path = item.reproduction / "results" / "tiny" / "notebook.ipynb"
+    path = results_directory(item, "tiny") / "notebook.ipynb"
     if not path.exists():
         again = f"minirl reproduce {item.slug} --tier tiny --publish"
         raise ConfigError(f"{item.slug} has no executed notebook, so the book lacks its page; run `{again}`")
@@ -157,14 +151,17 @@ def assemble(target: Path = SOURCE) -> list[str]:
     pages = list(toc_files(yaml.safe_load(toc_file.read_text(encoding="utf-8"))))
     check_toc(pages, techniques())
     content = {name: page(name) for name in pages}  # mistakes show before anything is removed
-    figure: Figure = results.forest(results.all_settled())
     shutil.rmtree(target, ignore_errors=True)
     for name, (suffix, text) in content.items():
         write_atomically(target / f"{name}{suffix}", text)
     for static in (toc_file, BOOK / "_config.yml"):
         write_atomically(target / static.name, static.read_text(encoding="utf-8"))
     shutil.copytree(BOOK / "_static", target / "_static")
-    figure.savefig(target / "_static" / FOREST, dpi=150)
+    (target / "figures").mkdir()
+    for item in techniques():
+        shutil.copy(results_directory(item, "tiny") / "figure.png", target / "figures" / f"{item.slug}.png")
+    for name in results.FORESTS:
+        results.forest(name).savefig(target / "_static" / f"{name}.png", dpi=150)
     return pages
 
 

@@ -67,7 +67,7 @@ class Page(HTMLParser):
             elif name == "style":
                 self.remote += [(f"style of <{tag}>", address) for address in style_loads(value)]
 
-    def handle_endtag(self, tag: str) -> None:
+    def handle_endtag(self, tag: str) -> None:  # noqa: ARG002
         self._inside = ""
 
     def handle_data(self, data: str) -> None:
@@ -118,11 +118,8 @@ def problems(root: Path, expected: Iterable[str]) -> list[str]:
     """Everything that is wrong with the book in ``root``, which should have the ``expected`` pages; one line each."""
     root = root.resolve()
     found = [f"{name}.html: the page is missing" for name in expected if not (root / f"{name}.html").is_file()]
-    pages = {
-        path: read_page(path.read_text(encoding="utf-8"))
-        for path in sorted(root.rglob("*.html"))
-        if is_page(root, path)
-    }
+    files = [path for path in sorted(root.rglob("*.html")) if is_page(root, path)]
+    pages = {path: read_page(path.read_text(encoding="utf-8")) for path in files}
     for path, parsed in pages.items():
         name = path.relative_to(root)
         found += [f"{name}: {where} names {address} on the network" for where, address in parsed.remote]
@@ -131,10 +128,9 @@ def problems(root: Path, expected: Iterable[str]) -> list[str]:
             if REMOTE.match(address):
                 if (where, address) in parsed.loads:
                     found.append(f"{name}: {where} loads {address} from the network")
-            elif not re.match(r"(data|mailto|javascript|about):", address) and (
-                wrong := broken(root, path, address, pages)
-            ):
-                found.append(f"{name}: {where} {address!r}: {wrong}")
+            elif not re.match(r"(data|mailto|javascript|about):", address):
+                wrong = broken(root, path, address, pages)
+                found += [f"{name}: {where} {address!r}: {wrong}"] if wrong else []
     for path in sorted([*root.rglob("*.css"), *root.rglob("*.js")]):
         loads = style_loads if path.suffix == ".css" else script_loads
         text = path.read_text(encoding="utf-8", errors="replace")
@@ -149,12 +145,11 @@ def is_page(root: Path, path: Path) -> bool:
 
 def main(directory: str) -> int:
     """Print what is wrong; 1 if anything is."""
-    root, expected = Path(directory), list(toc_files(yaml.safe_load((BOOK / "_toc.yml").read_text(encoding="utf-8"))))
+    root, toc = Path(directory), yaml.safe_load((BOOK / "_toc.yml").read_text(encoding="utf-8"))
+    expected = list(toc_files(toc))
     found = problems(root, expected)
-    print(
-        "\n".join(found)
-        or f"{len(expected)} pages, nothing from the network, every link resolves: {root / 'index.html'}"
-    )
+    right = f"{len(expected)} pages, nothing from the network, every link resolves: {root / 'index.html'}"
+    print("\n".join(found) or right)
     return 1 if found else 0
 
 

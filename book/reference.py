@@ -17,8 +17,8 @@ from minirl.experiments.claims import Claim, ClaimEvaluation, Condition, Note, P
 from minirl.experiments.registry import project_root, techniques
 from minirl.techniques.base import Method
 
-CONFIG = (Experiment, TaskConfig, TrainConfig, EvaluationConfig, BudgetConfig)
-CLAIM = (Claim, Condition, ClaimEvaluation, Paper, Note)
+CONFIG: tuple[type[BaseModel], ...] = (Experiment, TaskConfig, TrainConfig, EvaluationConfig, BudgetConfig)
+CLAIM: tuple[type[BaseModel], ...] = (Claim, Condition, ClaimEvaluation, Paper, Note)
 
 
 # --- Docstrings -----------------------------------------------------------------------------------------------------
@@ -167,9 +167,8 @@ def signature(node: ast.FunctionDef | ast.ClassDef) -> str:
     if len(head) > 92 and isinstance(node, ast.FunctionDef):
         inside = re.sub(r", (?=\w+:|\*)", ",\n    ", ast.unparse(node.args))
         head = f"def {node.name}(\n    {inside},\n){returns}"
-    kept = [
-        ast.unparse(d) for d in node.decorator_list if "dataclass" in ast.unparse(d) or ast.unparse(d) == "property"
-    ]
+    decorators = map(ast.unparse, node.decorator_list)
+    kept = [text for text in decorators if text.startswith("dataclass") or text == "property"]
     return "\n".join([*(f"@{text}" for text in kept), head])
 
 
@@ -177,6 +176,11 @@ def members(tree: ast.Module | ast.ClassDef) -> list[ast.FunctionDef | ast.Class
     """Public functions and classes that have a docstring, in the order of the file."""
     found = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
     return [node for node in found if not node.name.startswith("_") and ast.get_docstring(node)]
+
+
+def described(node: ast.FunctionDef | ast.ClassDef) -> list[str]:
+    """Signature and docstring."""
+    return [f"```python\n{signature(node)}\n```", "", markdown(ast.get_docstring(node) or ""), ""]
 
 
 def module_section(path: Path) -> str:
@@ -189,16 +193,9 @@ def module_section(path: Path) -> str:
     name = ".".join(part for part in parts if part != "__init__")
     lines = [f"## {name}", "", markdown(doc or "").replace("\n# ", "\n"), ""]
     for node in found:
-        lines += [
-            f"### {node.name}",
-            "",
-            f"```python\n{signature(node)}\n```",
-            "",
-            markdown(ast.get_docstring(node) or ""),
-            "",
-        ]
+        lines += [f"### {node.name}", "", *described(node)]
         for method in members(node) if isinstance(node, ast.ClassDef) else []:
-            lines += [f"```python\n{signature(method)}\n```", "", markdown(ast.get_docstring(method) or ""), ""]
+            lines += described(method)
     return "\n".join(lines)
 
 

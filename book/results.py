@@ -8,7 +8,7 @@ import csv
 import functools
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,21 +112,24 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], align: str = "")
 # --- Technique pages ------------------------------------------------------------------------------------------------
 
 
+def holds_text(condition: Mapping[str, Any]) -> str:
+    """The region of effects that satisfies a condition, ``> 0.02``."""
+    slope = "slope " if condition["kind"] == "trend" else ""
+    return slope + holds_when(condition["kind"], condition["margin"])
+
+
 def condition_table(entry: Mapping[str, Any]) -> str:
     """The conditions of a claim: what was registered, what was found."""
     rows = [
-        (
-            c["metric"],
-            arms_text(c),
-            "slope " + holds_when(c["kind"], c["margin"])
-            if c["kind"] == "trend"
-            else holds_when(c["kind"], c["margin"]),
-            effect_text(c["effect"], c["interval"]),
-            c["verdict"],
-        )
+        (c["metric"], arms_text(c), holds_text(c), effect_text(c["effect"], c["interval"]), mark(c["verdict"]))
         for c in entry["conditions"]
     ]
     return table(("metric", "arms", "holds if effect", "effect [95 %]", "verdict"), rows)
+
+
+def mark(verdict: str) -> str:
+    """A verdict; what is not supported catches the eye."""
+    return verdict if verdict == "supported" else f"**{verdict}**"
 
 
 def paper_line(claim: Claim, title: str | None) -> str:
@@ -196,7 +199,7 @@ def rerun(item: Technique) -> str:
 
 # --- Numbers in prose -----------------------------------------------------------------------------------------------
 
-ROLE = re.compile(r"\{measured\}`([^`]*)`")
+ROLE = re.compile(r"``.*?``|\{measured\}`([^`]*)`")  # what stands between double backticks is shown as it is
 COSTS = {"core_s": "{:.0f} core-seconds", "wall_s": "{:.0f} s", "peak_mb": "{:.0f} MB", "items": "{}"}
 
 
@@ -224,9 +227,8 @@ def measured(reference: str) -> str:
         if key in ("verdict", "seeds"):
             return entry["verdict"] if key == "verdict" else str(len(entry["seeds"]))
         if key not in COSTS:
-            raise ConfigError(
-                f"measured number {reference!r}: unknown key {key!r}.{nearest(key, [*COSTS, 'verdict', 'seeds'])}"
-            )
+            known = nearest(key, [*COSTS, "verdict", "seeds"])
+            raise ConfigError(f"measured number {reference!r}: unknown key {key!r}.{known}")
         return COSTS[key].format(entry[key])
     _, metric, arms = parts
     names = arms.split("-")
@@ -255,9 +257,14 @@ def _effect(slug: str, metric: str, arms: tuple[str, ...]) -> tuple[float, float
 
 
 def resolve(text: str, where: str) -> str:
-    """``text`` with every ``{measured}`` role replaced. Raises :class:`ConfigError` that names the page."""
+    """``text`` with every ``{measured}`` role replaced, but for those quoted as code.
+
+    Raises :class:`ConfigError` that names the page.
+    """
 
     def value(match: re.Match[str]) -> str:
+        if match.group(1) is None:
+            return match.group()
         try:
             return measured(match.group(1))
         except ConfigError as error:
@@ -269,83 +276,103 @@ def resolve(text: str, where: str) -> str:
 # --- All techniques on common axes ----------------------------------------------------------------------------------
 
 
-def forest_rows(found: Iterable[Settled]) -> list[dict[str, Any]]:
-    """The first condition of every claim, largest effect first, as rows of the forest figure."""
+def region_of(condition: Mapping[str, Any]) -> tuple[float, float]:
+    """The ends of the region of effects that satisfies a condition, as ``minirl claims --json`` has it."""
+    keys = ("metric", "treatment", "comparator", "order", "kind", "margin")
+    region = Condition.model_validate({key: condition[key] for key in keys if condition.get(key) is not None}).region()
+    return region.low, region.high
+
+
+def forest_rows(picked: Iterable[tuple[str, Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """Conditions of techniques, largest effect first, as rows of a forest figure."""
     rows = []
-    for one in found:
-        condition = one.entry["conditions"][0]
+    for slug, condition in picked:
         low, high = (math.nan if end is None else end for end in condition["interval"])
-        region = Condition.model_validate(
-            {key: condition[key] for key in ("metric", "treatment", "comparator", "kind", "margin")}
-            | ({"order": condition["order"]} if "order" in condition else {})
-        ).region()
-        arms = arms_text(condition).replace("`", "")
         rows.append(
             {
-                "label": f"{one.item.slug}\n{condition['metric']}: {arms}",
+                "label": f"{slug}\n{condition['metric']}: {arms_text(condition).replace('`', '')}",
                 "effect": condition["effect"],
                 "low": low,
                 "high": high,
-                "margin": [end for end in (region.low, region.high) if math.isfinite(end)],
+                "margin": [end for end in region_of(condition) if math.isfinite(end)],
                 "verdict": condition["verdict"],
             }
         )
     return sorted(rows, key=lambda row: -row["effect"])
 
 
-def forest(found: Iterable[Settled]) -> Figure:
-    """The first condition of every claim on one axis."""
-    return effect_forest(forest_rows(found), x_label="effect, as a share of problems (or a difference of such shares)")
+def main_effects() -> list[tuple[str, Mapping[str, Any]]]:
+    """The first condition of every claim: treatment against the baseline that matters most."""
+    return [(one.item.slug, one.entry["conditions"][0]) for one in all_settled()]
 
 
-def page_link(one: Settled) -> str:
-    """A link to the technique's page, from a page at the root of the book."""
-    return f"[`{one.item.slug}`]({one.item.family}/{one.item.slug}.ipynb)"
+def open_and_null() -> list[tuple[str, Mapping[str, Any]]]:
+    """Conditions that do not hold, or are open, or predict that there is no effect."""
+    return [
+        (one.item.slug, condition)
+        for one in all_settled()
+        for condition in one.entry["conditions"]
+        if condition["verdict"] != "supported" or condition["kind"] in ("null", "equivalence")
+    ]
+
+
+FORESTS: dict[str, Callable[[], list[tuple[str, Mapping[str, Any]]]]] = {
+    "what-helps": main_effects,
+    "what-does-not": open_and_null,
+}
+
+
+def forest(name: str) -> Figure:
+    """One of the two figures of all techniques, on one axis."""
+    return effect_forest(
+        forest_rows(FORESTS[name]()), x_label="effect: a share of the problems, or a difference of two"
+    )
+
+
+def forest_markdown(name: str) -> str:
+    """The figure as an image of the book, with a text for those who cannot see it."""
+    rows = forest_rows(FORESTS[name]())
+    said = "; ".join(f"{row['label'].splitlines()[0]} {row['effect']:+.2f} {row['verdict']}" for row in rows)
+    return f"```{{image}} _static/{name}.png\n:alt: Effects with their intervals. {said}.\n:width: 100%\n```"
+
+
+def page_link(one: Settled, text: str = "") -> str:
+    """A link to the technique's page, from a page at the root of the book, with a badge if its results are stale."""
+    badge = f" {BADGE}" if one.stale else ""
+    return f"[{text or f'`{one.item.slug}`'}]({one.item.family}/{one.item.slug}.ipynb){badge}"
 
 
 def effects_table() -> str:
     """Every condition of every claim: nothing is left out because it came to nothing."""
-    rows = []
-    for one in all_settled():
-        badge = f" {BADGE}" if one.stale else ""
-        for c in one.entry["conditions"]:
-            rows.append(
-                (
-                    page_link(one) + badge,
-                    c["metric"],
-                    arms_text(c),
-                    holds_when(c["kind"], c["margin"]),
-                    effect_text(c["effect"], c["interval"]),
-                    f"**{c['verdict']}**" if c["verdict"] != "supported" else c["verdict"],
-                )
-            )
+    rows = [
+        (
+            page_link(one),
+            c["metric"],
+            arms_text(c),
+            holds_text(c),
+            effect_text(c["effect"], c["interval"]),
+            mark(c["verdict"]),
+        )
+        for one in all_settled()
+        for c in one.entry["conditions"]
+    ]
     return table(("technique", "metric", "arms", "holds if effect", "effect [95 %]", "verdict"), rows)
 
 
 def verdict_table() -> str:
-    """One row a claim: its verdict over all conditions, and what a seed costs."""
+    """One row a claim: its verdict, how many of its conditions hold, and what a seed costs."""
     rows = []
     for one in all_settled():
         entry = one.entry
-        counts = [
-            sum(c["verdict"] == v for c in entry["conditions"]) for v in ("supported", "inconclusive", "contradicted")
-        ]
-        rows.append(
-            (
-                page_link(one) + (f" {BADGE}" if one.stale else ""),
-                one.item.title,
-                f"**{entry['verdict']}**",
-                " · ".join(map(str, counts)),
-                f"{entry['core_s']:.0f}",
-                f"{entry['wall_s']:.0f}",
-            )
-        )
-    header = ("technique", "what it is", "verdict", "conditions", "core-s", "wall-s")
-    return table(header, rows, "llllrr")
+        hold = sum(c["verdict"] == "supported" for c in entry["conditions"])
+        costs = (f"{entry['core_s']:.0f}", f"{entry['peak_mb']:.0f}")
+        conditions = f"{hold} of {len(entry['conditions'])}"
+        rows.append((page_link(one, one.item.title), mark(entry["verdict"]), conditions, *costs))
+    return table(("technique", "verdict", "conditions that hold", "core-seconds", "MB"), rows, "llrrr")
 
 
 def cost_table() -> str:
-    """Every arm of every claim: what it generated and what it took, mean over seeds."""
+    """Every arm of every claim: what it generated to learn and what it took, mean over seeds."""
     rows = []
     for one in all_settled():
         for arm, role in one.claim.arms.items():
@@ -354,7 +381,7 @@ def cost_table() -> str:
                 float(np.mean([d[key] for d in per_seed])) for key in ("generated_tokens", "core_s", "wall_s")
             )
             rows.append((page_link(one), f"`{arm}`", role, count_text(tokens), f"{core:.0f}", f"{wall:.0f}"))
-    header = ("technique", "arm", "role", "generated tokens", "core-s", "wall-s")
+    header = ("technique", "arm", "role", "generated tokens", "core-seconds", "seconds of wall-clock")
     return table(header, rows, "lllrrr")
 
 
@@ -376,14 +403,11 @@ def paper_title(slug: str, arxiv: str | None) -> str | None:
 def status(row: Mapping[str, str]) -> str:
     """Where a system stands, from the registry: never typed."""
     known = {item.slug: item for item in techniques()}
-    if row["slug"] in known:
-        found = [
-            settled(row["slug"], tier) for tier in known[row["slug"]].tiers() if has_results(known[row["slug"]], tier)
-        ]
-        if not found:
-            return "registered, not run"
-        return ", ".join(f"[{one.entry['verdict']}]({one.item.family}/{one.item.slug}.ipynb)" for one in found)
-    return f"outside language models: {row['why']}" if row["why"] else "planned"
+    if row["slug"] not in known:
+        return f"outside: {row['why']}" if row["why"] else "planned"
+    item = known[row["slug"]]
+    found = [settled(item.slug, tier) for tier in item.tiers() if has_results(item, tier)]
+    return ", ".join(page_link(one, one.entry["verdict"]) for one in found) or "registered, not run"
 
 
 def systems_summary() -> str:
@@ -403,9 +427,8 @@ def systems_tables() -> str:
     parts = []
     for family in (*FAMILIES, "beyond_language"):
         rows = []
-        for row in sorted(
-            (r for r in systems() if r["family"] == family), key=lambda r: (status(r) == "planned", r["slug"])
-        ):
+        members = [row for row in systems() if row["family"] == family]
+        for row in sorted(members, key=lambda row: (status(row) == "planned", row["slug"])):
             paper = f"[{row['arxiv']}]({ARXIV}{row['arxiv']})" if row["arxiv"] else "–"
             rows.append((f"`{row['slug']}`", row["title"], paper, row["class"], row["kind"], status(row)))
         header = ("slug", "paper", "arXiv", "class", "kind", "status")
