@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from book import reference, results
+from book.typed import all_typed
 from minirl.config import nearest
 from minirl.errors import ConfigError, MinirlError
 from minirl.experiments.registry import Technique, project_root, technique, techniques
@@ -150,6 +151,9 @@ def assemble(target: Path = SOURCE) -> list[str]:
     toc_file = BOOK / "_toc.yml"
     pages = list(toc_files(yaml.safe_load(toc_file.read_text(encoding="utf-8"))))
     check_toc(pages, techniques())
+    if typed := all_typed(project_root()):
+        listed = "\n  ".join(typed)
+        raise ConfigError(f"numbers typed by hand; use {{measured}}`…`, or say why in <!-- typed: … -->:\n  {listed}")
     content = {name: page(name) for name in pages}  # mistakes show before anything is removed
     shutil.rmtree(target, ignore_errors=True)
     for name, (suffix, text) in content.items():

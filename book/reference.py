@@ -26,10 +26,11 @@ CLAIM: tuple[type[BaseModel], ...] = (Claim, Condition, ClaimEvaluation, Paper, 
 
 def markdown(docstring: str) -> str:
     """A docstring as Markdown: roles and literals become code, simple tables become tables."""
-    text = re.sub(r":[a-z]+:`~?(?:[\w.]*\.)?(\w+)`", r"`\1`", docstring.strip())
+    text = "\n".join(_tables(docstring.strip().splitlines()))  # first: columns are read off by position
+    text = re.sub(r":[a-z]+:`(?:~[\w.]*\.)?([\w.]+)`", r"`\1`", text)
+    text = re.sub(r":[a-z]+:`([^`<]+) <[^`>]+>`", r"\1", text)
     text = re.sub(r"``([^`]+)``", r"`\1`", text)
-    text = re.sub(r"^::\n\n((?:    .*\n|\n)+)", _literal, text + "\n", flags=re.MULTILINE)
-    return "\n".join(_tables(text.splitlines())).strip()
+    return re.sub(r"^::\n\n((?:    .*\n|\n)+)", _literal, text + "\n", flags=re.MULTILINE).strip()
 
 
 def _literal(match: re.Match[str]) -> str:

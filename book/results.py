@@ -76,7 +76,8 @@ def has_results(item: Technique, tier: str) -> bool:
 def effect_text(effect: float, interval: Sequence[float | None]) -> str:
     """``+0.094 [+0.077, +0.112]``; an end that a single seed leaves open is infinite."""
     low, high = interval
-    return f"{effect:+.3f} [{'−∞' if low is None else f'{low:+.3f}'}, {'+∞' if high is None else f'{high:+.3f}'}]"
+    ends = f"[{'−∞' if low is None else f'{low:+.3f}'}, {'+∞' if high is None else f'{high:+.3f}'}]"
+    return f"{effect:+.3f} {ends}".replace("-", "−")
 
 
 def arms_text(condition: Mapping[str, Any]) -> str:
@@ -87,10 +88,10 @@ def arms_text(condition: Mapping[str, Any]) -> str:
 
 
 def count_text(value: float) -> str:
-    """A count to two digits: 806,278 → 0.81 M."""
+    """A count to three digits: 806,278 → 806 k."""
     for size, unit in ((1e6, "M"), (1e3, "k")):
         if value >= size:
-            return f"{value / size:.2g} {unit}"
+            return f"{value / size:.3g} {unit}"
     return f"{value:.0f}"
 
 
@@ -112,16 +113,16 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], align: str = "")
 # --- Technique pages ------------------------------------------------------------------------------------------------
 
 
-def holds_text(condition: Mapping[str, Any]) -> str:
-    """The region of effects that satisfies a condition, ``> 0.02``."""
-    slope = "slope " if condition["kind"] == "trend" else ""
-    return slope + holds_when(condition["kind"], condition["margin"])
-
-
 def condition_table(entry: Mapping[str, Any]) -> str:
     """The conditions of a claim: what was registered, what was found."""
     rows = [
-        (c["metric"], arms_text(c), holds_text(c), effect_text(c["effect"], c["interval"]), mark(c["verdict"]))
+        (
+            c["metric"],
+            arms_text(c),
+            holds_when(c["kind"], c["margin"]),
+            effect_text(c["effect"], c["interval"]),
+            mark(c["verdict"]),
+        )
         for c in entry["conditions"]
     ]
     return table(("metric", "arms", "holds if effect", "effect [95 %]", "verdict"), rows)
@@ -146,9 +147,10 @@ def cost_line(settled: Settled) -> str:
     devices = sorted({m["hardware"]["device"] for m in manifests})
     threads = sorted({m["threads"] for m in manifests})
     commits = sorted({commit_text(m["commit"]) for m in manifests})
-    cost = f"{entry['core_s']:.0f} core-seconds, {entry['wall_s']:.0f} s of wall-clock"
+    cost = f"{entry['core_s']:.0f} core-seconds to train all arms of one seed, {entry['wall_s']:.0f} s of wall-clock"
+    trained = cost if entry["wall_s"] else "Nothing is trained"
     return (
-        f"**Runs.** Seeds {ranges(entry['seeds'])}, {items}. One seed with all its arms: {cost}, at most "
+        f"**Runs.** Seeds {ranges(entry['seeds'])}, {items}. {trained}; at most "
         f"{entry['peak_mb']:.0f} MB. Device {', '.join(devices)} ({'; '.join(machines)}, threads a run: "
         f"{ranges(threads)}). Commit {', '.join(commits)}."
     )
@@ -284,13 +286,13 @@ def region_of(condition: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def forest_rows(picked: Iterable[tuple[str, Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """Conditions of techniques, largest effect first, as rows of a forest figure."""
+    """Conditions with the name they go under, largest effect first, as rows of a forest figure."""
     rows = []
-    for slug, condition in picked:
+    for name, condition in picked:
         low, high = (math.nan if end is None else end for end in condition["interval"])
         rows.append(
             {
-                "label": f"{slug}\n{condition['metric']}: {arms_text(condition).replace('`', '')}",
+                "label": f"{name}\n{condition['metric']}: {arms_text(condition).replace('`', '')}",
                 "effect": condition["effect"],
                 "low": low,
                 "high": high,
@@ -302,8 +304,16 @@ def forest_rows(picked: Iterable[tuple[str, Mapping[str, Any]]]) -> list[dict[st
 
 
 def main_effects() -> list[tuple[str, Mapping[str, Any]]]:
-    """The first condition of every claim: treatment against the baseline that matters most."""
-    return [(one.item.slug, one.entry["conditions"][0]) for one in all_settled()]
+    """The first condition of every claim: treatment against the baseline that matters most.
+
+    Where the claim as a whole is not what this condition is, its verdict stands beside the name.
+    """
+    rows = []
+    for one in all_settled():
+        condition, verdict = one.entry["conditions"][0], one.entry["verdict"]
+        whole = "" if verdict == condition["verdict"] else f" (claim {verdict})"
+        rows.append((one.item.slug + whole, condition))
+    return rows
 
 
 def open_and_null() -> list[tuple[str, Mapping[str, Any]]]:
@@ -349,7 +359,7 @@ def effects_table() -> str:
             page_link(one),
             c["metric"],
             arms_text(c),
-            holds_text(c),
+            holds_when(c["kind"], c["margin"]),
             effect_text(c["effect"], c["interval"]),
             mark(c["verdict"]),
         )
