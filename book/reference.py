@@ -2,10 +2,12 @@
 
 import argparse
 import ast
+import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -26,7 +28,7 @@ CLAIM: tuple[type[BaseModel], ...] = (Claim, Condition, ClaimEvaluation, Paper, 
 
 def markdown(docstring: str) -> str:
     """A docstring as Markdown: roles and literals become code, simple tables become tables."""
-    text = "\n".join(_tables(docstring.strip().splitlines()))  # first: columns are read off by position
+    text = "\n".join(_tables(inspect.cleandoc(docstring).splitlines()))  # first: columns are read off by position
     text = re.sub(r":[a-z]+:`(?:~[\w.]*\.)?([\w.]+)`", r"`\1`", text)
     text = re.sub(r":[a-z]+:`([^`<]+) <[^`>]+>`", r"\1", text)
     text = re.sub(r"``([^`]+)``", r"`\1`", text)
@@ -65,10 +67,15 @@ def _tables(lines: list[str]) -> Iterator[str]:
 
 
 def type_text(annotation: Any) -> str:
-    """A type as a reader writes it: ``int``, ``str or none``, ``one of a, b``."""
-    text = getattr(annotation, "__name__", "") if isinstance(annotation, type) and "[" not in str(annotation) else ""
-    text = text or re.sub(r"(?:\w+\.)+(?=\w)", "", str(annotation))
-    return text.replace("NoneType", "none").replace("None", "none").replace(" | ", " or ")
+    """A type as a reader writes it: ``int``, ``one of a, b``, ``str or none``."""
+    if get_origin(annotation) in (Union, UnionType):
+        return " or ".join(map(type_text, get_args(annotation)))
+    if get_origin(annotation) is Literal:
+        return "one of " + ", ".join(f"`{value}`" for value in get_args(annotation))
+    if annotation is type(None):
+        return "none"
+    text = annotation.__name__ if isinstance(annotation, type) and not get_args(annotation) else str(annotation)
+    return "`" + re.sub(r"(?:\w+\.)+(?=\w)", "", text) + "`"
 
 
 def limits_text(field: FieldInfo) -> str:
@@ -87,13 +94,14 @@ def default_text(field: FieldInfo) -> str:
 
 
 def model_table(model: type[BaseModel]) -> str:
-    """The keys of a config model: type, default, meaning."""
+    """The keys of a config model: type, default and, where the code has it, meaning."""
     rows = []
     for name, field in model.model_fields.items():
-        kind = " ".join(filter(None, (f"`{type_text(field.annotation)}`", limits_text(field))))
-        meaning = markdown(field.description or "").replace("|", "\\|")
-        rows.append((f"`{name}`", kind.replace("|", "\\|"), default_text(field), meaning))
-    return table(("key", "type", "default", "meaning"), rows)
+        kind = " ".join(filter(None, (type_text(field.annotation), limits_text(field))))
+        rows.append([f"`{name}`", kind, default_text(field), markdown(field.description or "")])
+    header = ["key", "type", "default", "meaning"]
+    columns = 4 if any(row[3] for row in rows) else 3
+    return table(header[:columns], [[part.replace("|", "\\|") for part in row[:columns]] for row in rows])
 
 
 def model_section(model: type[BaseModel]) -> str:

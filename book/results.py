@@ -87,6 +87,11 @@ def arms_text(condition: Mapping[str, Any]) -> str:
     return " − ".join(f"`{arm}`" for arm in (condition["treatment"], condition["comparator"]) if arm)
 
 
+def effect_cell(condition: Mapping[str, Any]) -> str:
+    """Effect and interval for a table, where they must not break."""
+    return effect_text(condition["effect"], condition["interval"]).replace(" ", "\u00a0")
+
+
 def count_text(value: float) -> str:
     """A count to three digits: 806,278 → 806 k."""
     for size, unit in ((1e6, "M"), (1e3, "k")):
@@ -120,7 +125,7 @@ def condition_table(entry: Mapping[str, Any]) -> str:
             c["metric"],
             arms_text(c),
             holds_when(c["kind"], c["margin"]),
-            effect_text(c["effect"], c["interval"]),
+            effect_cell(c),
             mark(c["verdict"]),
         )
         for c in entry["conditions"]
@@ -360,7 +365,7 @@ def effects_table() -> str:
             c["metric"],
             arms_text(c),
             holds_when(c["kind"], c["margin"]),
-            effect_text(c["effect"], c["interval"]),
+            effect_cell(c),
             mark(c["verdict"]),
         )
         for one in all_settled()

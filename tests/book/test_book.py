@@ -142,7 +142,7 @@ def test_conditions_are_written_as_registered():
     assert results.arms_text(condition(kind="trend", order=["a", "b", "c"])) == "`a` → `b` → `c`"
     assert results.region_of(condition(kind="equivalence")) == (-0.02, 0.02)
     assert (
-        "| accuracy@1 | `new` − `old` | > 0.02 | +0.100 [+0.050, +∞] | **inconclusive** |"
+        "| accuracy@1 | `new` − `old` | > 0.02 | +0.100\u00a0[+0.050,\u00a0+∞] | **inconclusive** |"
         in results.condition_table({"conditions": [condition(verdict="inconclusive")]})
     )
 
@@ -303,6 +303,7 @@ def test_the_keys_of_a_config_are_listed_with_type_limits_and_default():
         "| `samples` | `int` ≥ 2 | *required* | attempts per prompt; the group baseline needs at least two |" in lines
     )
     assert "| `weight_decay` | `float` ≥ 0 | `0.0` |  |" in lines
+    assert "| `kl` | one of `exact`, `k1`, `k2`, `k3` or none | `none` |  |" in lines
     assert len(lines) == 2 + len(TrainConfig.model_fields)
 
 
