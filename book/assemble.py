@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from book import reference, results
+from book import reference, results, systems
 from book.typed import all_typed
 from minirl.config import nearest
 from minirl.errors import ConfigError, MinirlError
@@ -33,8 +33,8 @@ INSERTS: dict[str, Callable[[], str]] = {
     **{name: partial(results.forest_markdown, name) for name in results.FORESTS},
     "effects": results.effects_table,
     "costs": results.cost_table,
-    "systems-summary": results.systems_summary,
-    "systems": results.systems_tables,
+    "systems-summary": systems.systems_summary,
+    "systems": systems.systems_tables,
     "config": reference.config_reference,
     "methods": reference.method_reference,
     "claims-config": reference.claim_reference,
@@ -94,15 +94,19 @@ def with_alternatives(notebook: dict[str, Any]) -> dict[str, Any]:
 
 
 def technique_page(item: Technique) -> dict[str, Any]:
-    """The page of a technique at tiny, from its executed notebook. Raises :class:`ConfigError` if there is none."""
-    one = results.settled(item.slug)
+    """The page of a technique: its executed notebook at tiny, with a box for every tier that was run.
+
+    Raises :class:`ConfigError` if there is no such notebook.
+    """
+    results.settled(item.slug)  # says what to do if there are no results at all
     path = results_directory(item, "tiny") / "notebook.ipynb"
     if not path.exists():
         again = f"minirl reproduce {item.slug} --tier tiny --publish"
         raise ConfigError(f"{item.slug} has no executed notebook, so the book lacks its page; run `{again}`")
     notebook = json.loads(path.read_text(encoding="utf-8"))
-    title = results.paper_title(item.slug, one.claim.paper.arxiv)
-    return technique_notebook(notebook, results.box(one, title), results.rerun(item))
+    found = [results.settled(item.slug, tier) for tier in item.tiers() if results.has_results(item, tier)]
+    boxes = [results.box(one, systems.paper_title(item.slug, one.claim.paper.arxiv)) for one in found]
+    return technique_notebook(notebook, "\n".join(boxes), results.rerun(item))
 
 
 # --- The table of contents ------------------------------------------------------------------------------------------

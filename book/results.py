@@ -4,13 +4,11 @@ Nothing here is typed by hand. Effects and verdicts come from :mod:`minirl.exper
 ``minirl claims`` do; costs, hardware and commits come from the per-seed files.
 """
 
-import csv
 import functools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,20 +17,13 @@ from matplotlib.figure import Figure
 from minirl.config import nearest
 from minirl.errors import ConfigError
 from minirl.experiments.claims import Claim, Condition, evaluate_claim, holds_when, load_claim
-from minirl.experiments.registry import FAMILIES, Technique, claim_path, technique, techniques
-from minirl.experiments.report import claim_entry, result_files, stale_parts
+from minirl.experiments.registry import Technique, claim_path, technique, techniques
+from minirl.experiments.report import result_files, results_directory, stale_parts
 from minirl.experiments.rundir import read_json
 from minirl.show.figures import effect_forest
 
 ARXIV = "https://arxiv.org/abs/"
-SYSTEMS = Path(__file__).parent / "systems.csv"
 BADGE = '<span class="stale">stale</span>'
-FAMILY_NAMES = {family: family.replace("_", "-").capitalize() for family in FAMILIES} | {
-    "critique": "Critique",
-    "curriculum": "Curriculum",
-    "self_evolution": "Self-evolution",
-    "beyond_language": "Outside language models",
-}
 
 
 @dataclass(frozen=True)
@@ -48,17 +39,21 @@ class Settled:
 
 @functools.cache
 def settled(slug: str, tier: str = "tiny") -> Settled:
-    """The claim of a technique with its results. Raises :class:`ConfigError` if there are none."""
+    """The claim of a technique with its results. Raises :class:`ConfigError` if there are none.
+
+    The verdict is that of the committed summary, which `make test` compares with the per-seed files; whether it is
+    stale is found anew.
+    """
     item = technique(slug)
-    entry = claim_entry(item, tier)
-    if entry is None:
+    summary = results_directory(item, tier) / "summary.json"
+    if not summary.exists():
         raise ConfigError(
             f"{slug} has no committed results at {tier}, so its page has nothing to show; "
             f"run `minirl reproduce {slug} --tier {tier} --publish`"
         )
     documents = [read_json(path) for path in result_files(item, tier)]
-    stale = tuple(stale_parts(item, tier, documents)) if entry["stale"] else ()
-    return Settled(item, load_claim(claim_path(item, tier)), entry, documents, stale)
+    stale = tuple(stale_parts(item, tier, documents))
+    return Settled(item, load_claim(claim_path(item, tier)), read_json(summary), documents, stale)
 
 
 def all_settled() -> list[Settled]:
@@ -67,7 +62,7 @@ def all_settled() -> list[Settled]:
 
 
 def has_results(item: Technique, tier: str) -> bool:
-    return claim_path(item, tier).exists() and bool(result_files(item, tier))
+    return claim_path(item, tier).exists() and (results_directory(item, tier) / "summary.json").exists()
 
 
 # --- How numbers are written ----------------------------------------------------------------------------------------
@@ -398,54 +393,3 @@ def cost_table() -> str:
             rows.append((page_link(one), f"`{arm}`", role, count_text(tokens), f"{core:.0f}", f"{wall:.0f}"))
     header = ("technique", "arm", "role", "generated tokens", "core-seconds", "seconds of wall-clock")
     return table(header, rows, "lllrrr")
-
-
-# --- From paper to code ---------------------------------------------------------------------------------------------
-
-
-@functools.cache
-def systems() -> list[dict[str, str]]:
-    """The list of systems: slug, title, arXiv id, year, family, class, kind and, outside language models, why."""
-    with open(SYSTEMS, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def paper_title(slug: str, arxiv: str | None) -> str | None:
-    """The title of a technique's paper as the list of systems has it."""
-    return next((row["title"] for row in systems() if row["slug"] == slug or (arxiv and row["arxiv"] == arxiv)), None)
-
-
-def status(row: Mapping[str, str]) -> str:
-    """Where a system stands, from the registry: never typed."""
-    known = {item.slug: item for item in techniques()}
-    if row["slug"] not in known:
-        return f"outside: {row['why']}" if row["why"] else "planned"
-    item = known[row["slug"]]
-    found = [settled(item.slug, tier) for tier in item.tiers() if has_results(item, tier)]
-    return ", ".join(page_link(one, one.entry["verdict"]) for one in found) or "registered, not run"
-
-
-def systems_summary() -> str:
-    """How many systems there are by family and status."""
-    rows = []
-    for family in (*FAMILIES, "beyond_language"):
-        members = [status(row) for row in systems() if row["family"] == family]
-        done = sum(text.startswith("[") for text in members)
-        planned = sum(text in ("planned", "registered, not run") for text in members)
-        outside = len(members) - done - planned
-        rows.append((FAMILY_NAMES[family], *map(str, (done, planned, outside, len(members)))))
-    return table(("family", "settled here", "planned", "outside", "all"), rows, "lrrrr")
-
-
-def systems_tables() -> str:
-    """Every system of the list with its status, family by family."""
-    parts = []
-    for family in (*FAMILIES, "beyond_language"):
-        rows = []
-        members = [row for row in systems() if row["family"] == family]
-        for row in sorted(members, key=lambda row: (status(row) == "planned", row["slug"])):
-            paper = f"[{row['arxiv']}]({ARXIV}{row['arxiv']})" if row["arxiv"] else "–"
-            rows.append((f"`{row['slug']}`", row["title"], paper, row["class"], row["kind"], status(row)))
-        header = ("slug", "paper", "arXiv", "class", "kind", "status")
-        parts.append(f"## {FAMILY_NAMES[family]}\n\n{table(header, rows)}")
-    return "\n".join(parts)

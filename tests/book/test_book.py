@@ -7,7 +7,7 @@ import re
 import pytest
 import yaml
 
-from book import assemble, check, reference, results, typed
+from book import assemble, check, reference, results, systems, typed
 from minirl.config import TrainConfig
 from minirl.errors import ConfigError
 from minirl.experiments.claims import load_claim
@@ -184,8 +184,8 @@ def test_a_page_ends_with_the_commands_for_all_its_numbers():
 
 
 def test_the_list_of_systems_matches_the_registry():
-    rows = {row["slug"]: row for row in results.systems()}
-    assert len(rows) == len(results.systems())  # no slug twice
+    rows = {row["slug"]: row for row in systems.systems()}
+    assert len(rows) == len(systems.systems())  # no slug twice
     by_arxiv = {row["arxiv"]: slug for slug, row in rows.items() if row["arxiv"]}
     for item in techniques():
         arxiv = load_claim(claim_path(item, "tiny")).paper.arxiv
@@ -197,21 +197,21 @@ def test_the_list_of_systems_matches_the_registry():
 
 
 def test_systems_outside_language_models_say_why():
-    for row in results.systems():
+    for row in systems.systems():
         outside = row["family"] == "beyond_language"
         assert outside == (row["class"] == "D") == bool(row["why"]), row["slug"]
-        assert row["family"] in results.FAMILY_NAMES
+        assert row["family"] in systems.FAMILY_NAMES
         assert row["kind"] in ("technique", "evaluation")
         assert re.fullmatch(r"(\d{4}\.\d{5})?", row["arxiv"])
 
 
 def test_the_status_of_a_system_is_that_of_the_registry():
-    rows = {row["slug"]: row for row in results.systems()}
+    rows = {row["slug"]: row for row in systems.systems()}
     verdict = results.settled("score").entry["verdict"]
-    assert results.status(rows["score"]) == f"[{verdict}](self_correction/score.ipynb)"
-    assert results.status({"slug": "no-such", "why": ""}) == "planned"
-    assert results.status({"slug": "no-such", "why": "image diffusion"}) == "outside: image diffusion"
-    assert results.paper_title("no-such", "2409.12917") == rows["score"]["title"]
+    assert systems.status(rows["score"]) == f"[{verdict}](self_correction/score.ipynb)"
+    assert systems.status({"slug": "no-such", "why": ""}) == "planned"
+    assert systems.status({"slug": "no-such", "why": "image diffusion"}) == "outside: image diffusion"
+    assert systems.paper_title("no-such", "2409.12917") == rows["score"]["title"]
 
 
 # --- Assembling -----------------------------------------------------------------------------------------------------
@@ -250,6 +250,17 @@ def test_every_technique_must_have_its_page():
     assemble.check_toc(TOC, techniques())  # and has
     with pytest.raises(ConfigError, match=r"lacks the page of score; add it as `- file: FAMILY/SLUG`"):
         assemble.check_toc([name for name in TOC if not name.endswith("/score")], techniques())
+
+
+def test_every_chapter_is_in_the_table_of_contents():
+    chapters = {path.relative_to(assemble.BOOK).with_suffix("") for path in assemble.BOOK.rglob("*.md")}
+    assert {str(name) for name in chapters if not name.parts[0].startswith("_")} <= set(TOC)
+
+
+def test_a_technique_without_results_stops_the_build(monkeypatch, tmp_path):
+    monkeypatch.setattr(results, "results_directory", lambda item, tier: tmp_path)
+    with pytest.raises(ConfigError, match=r"score has no committed results at tiny, .* run `minirl reproduce score"):
+        results.settled.__wrapped__("score")
 
 
 def test_the_table_of_contents_is_read_to_its_leaves():
