@@ -3,8 +3,11 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+# The book has an environment of its own: Jupyter Book needs older versions of some packages.
+BOOK_VENV  := .venv-book
+BOOK_STAMP := $(BOOK_VENV)/.installed
 
-.PHONY: demo test test-slow lab lock clean help
+.PHONY: demo test test-slow lab book lock clean help
 .DEFAULT_GOAL := help
 
 help:  ## what there is
@@ -15,6 +18,12 @@ $(STAMP): requirements.lock pyproject.toml
 	@echo "installing into $(VENV) (a few minutes the first time)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+$(BOOK_STAMP): book/requirements.lock
+	@test -x $(BOOK_VENV)/bin/python || $(PYTHON) -m venv $(BOOK_VENV)
+	@echo "installing into $(BOOK_VENV) (a minute the first time)"
+	@$(BOOK_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r book/requirements.lock
 	@touch $@
 
 demo: $(STAMP)  ## reproduce SCoRe at tiny for one seed and show its effect beside the committed verdict
@@ -32,8 +41,16 @@ test-slow: $(STAMP)  ## minutes of training: remake the shipped bases and compar
 lab: $(STAMP)  ## JupyterLab on the notebooks
 	@$(BIN)/jupyter lab notebooks
 
-lock: $(STAMP)  ## rewrite requirements.lock and environment.yml from what is installed
-	@$(BIN)/python .ci/lock.py
+# From nothing each time: Sphinx warns of a page only when it reads it, and pages that are gone would stay.
+book: $(STAMP) $(BOOK_STAMP)  ## build book/_build/html, warnings as errors, and check every link
+	@rm -rf book/_build
+	@$(BIN)/python -m book.assemble
+	@$(BOOK_VENV)/bin/jupyter-book build -q -W --keep-going --path-output book book/_source
+	@$(BIN)/python -m book.check book/_build/html
 
-clean:  ## remove runs (not results, not the environment)
-	rm -rf runs
+lock: $(STAMP) $(BOOK_STAMP)  ## rewrite the lock files and environment.yml from what is installed
+	@$(BIN)/python .ci/lock.py
+	@$(BOOK_VENV)/bin/python .ci/lock.py book
+
+clean:  ## remove runs and the built book (not results, not the environments)
+	rm -rf runs book/_source book/_build

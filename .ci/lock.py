@@ -1,10 +1,13 @@
-"""Rewrite requirements.lock and environment.yml from the environment this runs in (`make lock`).
+"""Rewrite the lock files and environment.yml from the environment this runs in (`make lock`).
 
-The lock holds the exact versions of everything that pyproject.toml needs, extras included, directly or not: no hashes
+With the argument `book` it runs in the environment of the book and writes book/requirements.lock.
+
+A lock holds the exact versions of everything that pyproject.toml needs, extras included, directly or not: no hashes
 and no local version parts, since a CPU and a CUDA build of torch are the same release, and no index address.
 """
 
 import re
+import sys
 import tomllib
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -54,14 +57,23 @@ def environment_yml(lock: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = project["dependencies"] + [r for group in project["optional-dependencies"].values() for r in group]
+def lock_text(wanted: list[str]) -> str:
+    """The lock of ``wanted`` and all that they need here."""
     pins = closure(wanted)
-    lock = HEADER + "".join(f"{name}=={pins[name]}\n" for name in sorted(pins) if not re.match("minirl$", name))
+    return HEADER + "".join(f"{name}=={pins[name]}\n" for name in sorted(pins) if not re.match("minirl$", name))
+
+
+def main(what: str = "") -> None:
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    if what == "book":
+        (ROOT / "book" / "requirements.lock").write_text(lock_text(pyproject["dependency-groups"]["book"]))
+        return
+    project = pyproject["project"]
+    wanted = project["dependencies"] + [r for group in project["optional-dependencies"].values() for r in group]
+    lock = lock_text(wanted)
     (ROOT / "requirements.lock").write_text(lock)
     (ROOT / "environment.yml").write_text(environment_yml(lock))
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

@@ -19,8 +19,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from book.results import rerun_commands
+from book.typed import prose
 from minirl.cli import build_parser
-from minirl.experiments.registry import FAMILIES, project_root
+from minirl.experiments.registry import FAMILIES, project_root, techniques
 from minirl.experiments.run import load_experiment
 from minirl.experiments.runner import parse_seeds
 from minirl.experiments.workbook import notebooks
@@ -86,6 +88,15 @@ def test_the_lock_is_complete_and_consistent():
     assert seen > 0
 
 
+def test_the_lock_of_the_book_satisfies_what_is_asked_for():
+    lines = (ROOT / "book" / "requirements.lock").read_text(encoding="utf-8").splitlines()[1:]
+    assert all(re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*==[0-9]+(\.[0-9]+)*(\.post[0-9]+)?", line) for line in lines)
+    pins = dict(line.split("==") for line in lines)
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"]["book"]
+    for requirement in map(Requirement, wanted):
+        assert Version(pins[canonicalize_name(requirement.name)]) in requirement.specifier
+
+
 def test_environment_yml_has_the_same_pins():
     """Both are written by .ci/lock.py; whoever edits one by hand is caught."""
     text = (ROOT / "environment.yml").read_text(encoding="utf-8")
@@ -124,13 +135,24 @@ def test_the_version_is_the_same_everywhere():
 # --- README ---------------------------------------------------------------------------------------------------------
 
 
-def readme_commands() -> list[str]:
+def commands(text: str) -> list[str]:
     """Every line of a console block, and every piece of inline code that begins like a command."""
-    blocks = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
+    blocks = re.findall(r"```console\n(.*?)```", text, re.DOTALL)
     lines = [line.strip().removeprefix("$ ") for block in blocks for line in block.splitlines() if line.strip()]
-    rest = re.sub(r"<!--.*?-->", "", re.sub(r"```.*?```", "", README, flags=re.DOTALL))
+    rest = re.sub(r"<!--.*?-->", "", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
     inline = re.findall(r"`((?:make|minirl|papermill|mamba|conda|pip|python3?) [^`]+)`", rest)
-    return list(dict.fromkeys(lines + inline))
+    return list(dict.fromkeys(" ".join(command.split()) for command in lines + inline))
+
+
+def readme_commands() -> list[str]:
+    return commands(README)
+
+
+def shown_commands() -> list[str]:
+    """Commands of everything a reader sees: README, chapters, technique notebooks and the end of their pages."""
+    texts = [README, (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), *(text for _, text in prose(ROOT))]
+    ends = [command for item in techniques() for command in rerun_commands(item)]
+    return list(dict.fromkeys([command for text in texts for command in commands(text)] + ends))
 
 
 def check_make(words: list[str]) -> None:
@@ -201,8 +223,8 @@ CHECKS = {
 }
 
 
-@pytest.mark.parametrize("command", readme_commands())
-def test_every_command_of_the_readme_is_one(command):
+@pytest.mark.parametrize("command", shown_commands())
+def test_every_command_that_is_shown_is_one(command):
     program, *words = shlex.split(command)
     CHECKS[program.removeprefix(".venv/bin/")](words)
 
@@ -399,4 +421,4 @@ def test_every_module_says_what_it_is():
 def test_ci_runs_what_the_readme_says():
     script = ROOT / ".ci" / "run"
     assert script.stat().st_mode & 0o111
-    assert script.read_text().splitlines()[-1] == "make test"
+    assert script.read_text().splitlines()[-2:] == ["make test", "make book"]

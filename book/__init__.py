@@ -1,0 +1,1 @@
+"""The book: assembled from chapters, executed notebooks and results, checked after it is built. See `make book`."""
