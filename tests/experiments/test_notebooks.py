@@ -72,7 +72,7 @@ def roll_out_settings(experiment: Experiment, arm: str) -> dict[str, dict]:
     for phase in load_method(experiment, arm).phases(train):
         own = phase.roll_out or episodes(train) if isinstance(phase, OnlinePhase) else None
         settings = own.keywords if own else {"turns": 1, "samples": train.turns * train.samples, "collect": True}
-        found[phase.name] = {"until_solved": False, **settings}
+        found[phase.name] = {"until_solved": False, "turns": 1, **settings}
     return found
 
 

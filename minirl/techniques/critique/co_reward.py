@@ -16,6 +16,9 @@ Departures from the paper
    language model rephrases.
 2. Leave-one-out baseline and KL to the frozen base instead of GRPO's normalisation.
 3. ``correlation`` is ours: the share of problems whose second phrasing is the first one again.
+
+A policy that gives the same result to every problem is paid in full by this vote, too; what keeps it from that is where
+it starts, and the KL to the base.
 """
 
 import random
@@ -57,6 +60,8 @@ class CoReward(Method):
     beta: float = Field(default=0.01, ge=0)
 
     def phases(self, train: TrainConfig) -> list[Phase]:
+        if self.shuffle_scores:
+            raise ConfigError("shuffle_scores: a vote sees no scores; the control is 'correlation: 1'")
         if train.prompts % 2:
             raise ConfigError(f"train.prompts {train.prompts} is odd: every problem is asked in two phrasings")
         if train.turns != 1:

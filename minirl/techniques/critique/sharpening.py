@@ -24,11 +24,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from minirl.config import TrainConfig
+from minirl.errors import ConfigError
 from minirl.evaluation.attempts import Evaluation, attempt_all
 from minirl.evaluation.votes import vote_metrics
 from minirl.policy.models import Policy
 from minirl.rollouts.episodes import Rollouts
 from minirl.tasks import Item, Task
+from minirl.techniques.base import Phase
 from minirl.techniques.baselines import AnswerSFT, prompt_and_attempt
 
 if TYPE_CHECKING:
@@ -50,6 +53,11 @@ class Sharpening(AnswerSFT):
 
     name: ClassVar[str] = "sharpening"
     pick: Literal["likeliest", "any"] = "likeliest"
+
+    def phases(self, train: TrainConfig) -> list[Phase]:
+        if self.shuffle_scores:
+            raise ConfigError("shuffle_scores: sharpening sees no scores; the control is 'pick: any'")
+        return super().phases(train)
 
     def examples(self, learner: Learner, rollouts: Rollouts, update: int) -> list[tuple[list[int], list[int]]]:  # noqa: ARG002
         found = rollouts.logprobs.sum(1) if self.pick == "likeliest" else torch.zeros(len(rollouts.items))
