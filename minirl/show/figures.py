@@ -35,6 +35,7 @@ CELLS = {  # self-correction matrix: key -> (row, column, what happened, hue)
     "incorrect_correct": (1, 0, "rescued", BLUE),
     "incorrect_incorrect": (1, 1, "stayed wrong", "#5B6B7A"),
 }
+AGREEMENT = {"accuracy@1": "right (accuracy@1)", "agreement": "what most say (agreement)"}
 
 WIDTH = 7.2  # inches
 SCREEN_DPI = 96  # CSS pixels per inch
@@ -549,21 +550,24 @@ def agreement_gap(
     found: Mapping[str, tuple[float, float, float]],
     found_label: str,
     *,
+    marks: Mapping[str, str] = AGREEMENT,
     colours: Mapping[str, str] | None = None,
 ) -> Figure:
     """How far a policy agrees with itself and how far it is right, two dots an arm, beside a bar an arm.
 
     ``metrics`` maps an arm to ``accuracy@1`` and ``agreement``; the line between the dots is the illusion. ``found``
-    holds ``(mean, low, high)``: the share of problems with a right one among several answers, say.
+    holds ``(mean, low, high)``: the share of problems with a right one among several answers, say. ``marks`` are other
+    two metrics with their names, for a dot and a diamond.
     """
+    first, second = marks
     colours = {**arm_colours(metrics), **(colours or {})}
     figure = _figure(1.75 + 0.33 * len(metrics))
     dots, bars = figure.subplots(1, 2, width_ratios=(1.35, 1), sharey=True)
     for y, (arm, m) in enumerate(metrics.items()):
-        dots.plot([m["accuracy@1"], m["agreement"]], [y, y], color=_blend(colours[arm], 0.5), linewidth=2.4)
+        dots.plot([m[first], m[second]], [y, y], color=_blend(colours[arm], 0.5), linewidth=2.4)
         # Where both are equal the smaller dot stands inside the larger one.
-        dots.plot(m["agreement"], y, "D", color=colours[arm], markersize=9, markerfacecolor="white", zorder=3)
-        dots.plot(m["accuracy@1"], y, "o", color=colours[arm], markersize=6, zorder=4)
+        dots.plot(m[second], y, "D", color=colours[arm], markersize=9, markerfacecolor="white", zorder=3)
+        dots.plot(m[first], y, "o", color=colours[arm], markersize=6, zorder=4)
         value, low, high = found[arm]
         bars.barh(y, value, 0.55, color=_blend(colours[arm], 0.45))
         bars.plot([low, high], [y, y], color=colours[arm], linewidth=2.4)
@@ -582,8 +586,7 @@ def agreement_gap(
         matplotlib.lines.Line2D([], [], color=INK, linestyle="", marker="o", markersize=6),
         matplotlib.lines.Line2D([], [], color=INK, linestyle="", marker="D", markersize=9, markerfacecolor="white"),
     ]
-    names = ["right (accuracy@1)", "what most say (agreement)"]
-    figure.legend(keys, names, loc="outside upper left", ncols=2, handlelength=1.2)
+    figure.legend(keys, list(marks.values()), loc="outside upper left", ncols=2, handlelength=1.2)
     return figure
 
 

@@ -181,6 +181,14 @@ def test_agreement_gap_has_two_dots_and_a_bar_an_arm():
     assert {"right (accuracy@1)", "what most say (agreement)", "pass@8", "0.90", "0.50"} <= set(texts(figure))
 
 
+def test_agreement_gap_has_a_dot_and_a_diamond_for_any_two_metrics():
+    marks = {"easy": "without a trap", "hard": "with a trap"}
+    figure = agreement_gap({"base": {"easy": 0.75, "hard": 0.5}}, {"base": (0.5, 0.5, 0.5)}, "pass@8", marks=marks)
+    dots = figure.get_axes()[0].lines[1:]
+    assert [(line.get_marker(), list(line.get_xdata())) for line in dots] == [("D", [0.5]), ("o", [0.75])]
+    assert {"without a trap", "with a trap"} <= set(texts(figure))
+
+
 def test_helpful_and_true_puts_every_critic_on_both_planes():
     metrics = {
         "base": {"balanced": 0.75, "refined": 0.5, "accepts_right": 1.0, "rejects_wrong": 0.5},

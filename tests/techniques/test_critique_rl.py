@@ -1,12 +1,14 @@
 """Critique-RL: what a critique is paid for, which tokens that reaches, and what the two stages are made of.
 
-The group that the credit is worked out on: two critiques of one attempt, each of two signs and a stop. Everything before
-a critique is context, whoever wrote it::
+The group that the credit is worked out on: two critiques of one attempt, and the token that ends them. Everything
+before a critique is context, whoever wrote it::
 
     row   text          turn tensor              attempt   verdict   refinement
     0     7=x!-a$       −1 −1 −1 −1  1  1  1     (scores: see the tests)
     1     7=x!+$        −1 −1 −1 −1  1  1 −1
 """
+
+from dataclasses import replace
 
 import pytest
 import torch
@@ -61,39 +63,34 @@ LUCKY = [[0, 1, 0], [0, 0, 1]]
 
 
 @pytest.mark.parametrize(
-    ("scores", "verdict", "help_", "advantage", "mean"),
+    ("scores", "verdict", "help_", "advantage"),
     [
         # Of two rows, each is compared with the other: the advantage is the difference of their rewards.
-        (HELPED, 1.0, 0.0, 1.0, 0.5),  # 1 against 0
-        (HELPED, 0.0, 1.0, 1.0, 0.5),  # 1 against 0
-        (HELPED, 0.25, 1.0, 1.25, 0.625),  # 1.25 against 0
-        (CALM, 1.0, 0.0, -1.0, 0.5),  # 0 against 1
-        (CALM, 0.0, 1.0, 0.0, 1.0),  # 1 against 1: a false alarm costs nothing
-        (CALM, 0.25, 1.0, -0.25, 1.125),  # 1 against 1.25: now it does
-        (LUCKY, 1.0, 0.0, 1.0, 0.5),  # 1 against 0
-        (LUCKY, 0.0, 1.0, -1.0, 0.5),  # 0 against 1: help speaks against the truth
-        (LUCKY, 0.25, 1.0, -0.75, 0.625),  # 0.25 against 1: a small bonus does not turn it round
-        (LUCKY, 1.0, 1.0, 0.0, 1.0),  # 1 against 1: here the truth is worth as much as the help
+        (HELPED, 1.0, 0.0, 1.0),  # 1 against 0
+        (HELPED, 0.0, 1.0, 1.0),  # 1 against 0
+        (HELPED, 0.25, 1.0, 1.25),  # 1.25 against 0
+        (CALM, 1.0, 0.0, -1.0),  # 0 against 1
+        (CALM, 0.0, 1.0, 0.0),  # 1 against 1: a false alarm costs nothing
+        (CALM, 0.25, 1.0, -0.25),  # 1 against 1.25: now it does
+        (LUCKY, 1.0, 0.0, 1.0),  # 1 against 0
+        (LUCKY, 0.0, 1.0, -1.0),  # 0 against 1: help speaks against the truth
+        (LUCKY, 0.25, 1.0, -0.75),  # 0.25 against 1: a small bonus does not turn it round
+        (LUCKY, 1.0, 1.0, 0.0),  # 1 against 1: here the truth is worth as much as the help
     ],
 )
-def test_credit_by_hand(scores, verdict, help_, advantage, mean):
+def test_credit_by_hand(scores, verdict, help_, advantage):
     credit = method().credit(rollouts(scores), verdict=verdict, help_=help_)
     # The critique's own tokens get it, its stop included; the attempt in the context and the padding get nothing.
     assert credit.advantages.tolist() == [
         [0, 0, 0, 0, advantage, advantage, advantage],
         [0, 0, 0, 0, -advantage, -advantage, 0],
     ]
-    # The return of turn 0 is logged, and that is an attempt of the actor: nobody is paid for it.
-    assert credit.stats["return"] == 0
-    _, right, refined = torch.tensor(scores, dtype=torch.float).unbind(1)
-    assert (verdict * right + help_ * refined).mean().item() == pytest.approx(mean)
 
 
 def test_whether_the_attempt_was_right_is_not_paid_for():
     other = [[1 - attempt, verdict, refined] for attempt, verdict, refined in LUCKY]
     credits = [method().credit(rollouts(scores), verdict=0.5) for scores in (LUCKY, other)]
     assert torch.equal(credits[0].advantages, credits[1].advantages)
-    assert credits[0].stats == credits[1].stats
 
 
 def test_help_counts_once_if_nothing_else_is_said():
@@ -221,7 +218,11 @@ def flat(policy) -> torch.Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in policy.model.parameters()])
 
 
-def test_a_run_anchors_stage_two_to_the_critic_of_stage_one(actors):
+def test_a_run_anchors_stage_two_to_the_critic_of_stage_one(actors, monkeypatch):
+    def half_help(*arguments, **how):  # this actor is never right; without rewards nothing would move
+        return replace(critique_and_refine(*arguments, **how), scores=torch.tensor(HELPED * 2, dtype=torch.float))
+
+    monkeypatch.setattr(critique_rl, "critique_and_refine", half_help)
     train = train_config(updates=5, kl="exact")
     learner = Learner(sharp_policy(1), TaskConfig(name="tally", level=1), train, seed=0)
     base, actor = flat(learner.policy), flat(ACTOR)
@@ -235,7 +236,7 @@ def test_a_run_anchors_stage_two_to_the_critic_of_stage_one(actors):
     # What the third update has made is what the others are held to.
     torch.testing.assert_close(references[2], policies[2])
     assert torch.equal(references[3], references[2]) and torch.equal(references[4], references[2])
-    assert not torch.equal(policies[2], base)  # the KL alone moves it: this actor is never right
+    assert not torch.equal(policies[2], base)
     assert torch.equal(flat(ACTOR), actor)  # frozen
     assert set(actors) == {"somebody"} and len(actors) == 5
     # The critique is turn 1 of episodes with three scores, and only it is held to the reference.

@@ -60,8 +60,6 @@ class CoReward(Method):
     beta: float = Field(default=0.01, ge=0)
 
     def phases(self, train: TrainConfig) -> list[Phase]:
-        if self.shuffle_scores:
-            raise ConfigError("shuffle_scores: a vote sees no scores; the control is 'correlation: 1'")
         if train.prompts % 2:
             raise ConfigError(f"train.prompts {train.prompts} is odd: every problem is asked in two phrasings")
         if train.turns != 1:
