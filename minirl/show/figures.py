@@ -591,44 +591,6 @@ def agreement_gap(
 
 
 @_styled
-def helpful_and_true(
-    metrics: Mapping[str, Mapping[str, float]],
-    *,
-    colours: Mapping[str, str] | None = None,
-) -> Figure:
-    """Two things to want of a critic, and what it says of right and of wrong attempts.
-
-    ``metrics`` maps an arm to what :func:`~minirl.evaluation.critiques.evaluate_critic` finds. Left: ``refined`` over
-    ``balanced``. Right: ``rejects_wrong`` over ``accepts_right``; along a grey line ``balanced`` is the same.
-    """
-    colours = {**arm_colours(metrics), **(colours or {})}
-    markers = dict(zip(metrics, itertools.cycle("osD^vP*X"), strict=False))
-    figure = _figure(3.9)
-    goods, kinds = figure.subplots(1, 2)
-    panels = ((goods, "balanced", "refined"), (kinds, "accepts_right", "rejects_wrong"))
-    for axes, x, y in panels:
-        for arm, m in metrics.items():
-            axes.plot(m[x], m[y], markers[arm], color=colours[arm], markersize=7.5, markeredgecolor="white", zorder=3)
-    goods.axvline(0.5, color=GREY, linewidth=1, linestyle=LINE_STYLES[2], zorder=0.9)  # the same of everything
-    goods.set(xlabel="verdicts: balanced accuracy", ylabel="the actor's next attempt is right (refined)")
-    goods.margins(0.1)
-    goods.set_xlim(*goods.get_xlim())  # the names must not move it any more
-    goods.set_ylim(*goods.get_ylim())
-    _label_column(goods, {arm: (m["balanced"], m["refined"]) for arm, m in metrics.items()}, colours)
-
-    kinds.grid(False)
-    for level in (0.5, 0.6, 0.7, 0.8, 0.9):
-        style = LINE_STYLES[2] if level == 0.5 else "-"
-        kinds.plot([2 * level - 1, 1], [1, 2 * level - 1], color="#C8C8C8", linewidth=0.9, linestyle=style, zorder=0.9)
-        box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-        place = (0.95, 2 * level - 0.95)
-        kinds.text(*place, f"{level}", ha="center", va="center", fontsize=8.5, color="#777777", bbox=box, zorder=1)
-    kinds.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
-    kinds.set(xlabel="right attempts that are accepted", ylabel="wrong attempts that are rejected")
-    return figure
-
-
-@_styled
 def accuracy_and_price(
     accuracy: Mapping[str, tuple[float, float, float]],
     price: Mapping[str, tuple[float, bool]],

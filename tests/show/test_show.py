@@ -23,7 +23,6 @@ from minirl.show.figures import (
     correction_matrix,
     effect_forest,
     feedback_gap,
-    helpful_and_true,
     horizon_and_errors,
     learning_curves,
     solved_within,
@@ -187,23 +186,6 @@ def test_agreement_gap_has_a_dot_and_a_diamond_for_any_two_metrics():
     dots = figure.get_axes()[0].lines[1:]
     assert [(line.get_marker(), list(line.get_xdata())) for line in dots] == [("D", [0.5]), ("o", [0.75])]
     assert {"without a trap", "with a trap"} <= set(texts(figure))
-
-
-def test_helpful_and_true_puts_every_critic_on_both_planes():
-    metrics = {
-        "base": {"balanced": 0.75, "refined": 0.5, "accepts_right": 1.0, "rejects_wrong": 0.5},
-        "yes": {"balanced": 0.5, "refined": 1.0, "accepts_right": 1.0, "rejects_wrong": 0.0},
-    }
-    figure = helpful_and_true(metrics, colours={"yes": "#0072B2"})
-    goods, kinds = figure.get_axes()
-    base, yes, _ = goods.lines  # and the line at one half
-    assert [line.get_xydata().tolist() for line in (base, yes)] == [[[0.75, 0.5]], [[0.5, 1.0]]]
-    assert [line.get_xydata().tolist() for line in kinds.lines[:2]] == [[[1.0, 0.5]], [[1.0, 0.0]]]
-    assert yes.get_color() == kinds.lines[1].get_color() == "#0072B2"
-    assert yes.get_marker() == kinds.lines[1].get_marker() != base.get_marker()
-    # Where balanced is 0.7, both shares add up to 1.4.
-    assert [list(axis) for axis in kinds.lines[4].get_data()] == [pytest.approx([0.4, 1]), pytest.approx([1, 0.4])]
-    assert {"base", "yes", "0.5", "0.9"} <= set(texts(figure))
 
 
 def test_accuracy_and_price_shows_who_never_got_there():
