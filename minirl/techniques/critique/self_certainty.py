@@ -8,7 +8,9 @@ sure the model was, without any judge. For an answer of n tokens and a vocabular
 the mean divergence of the uniform distribution from the model's. Best-of-N takes the answer with the highest c; *Borda*
 voting gives the r-th best of N the weight (N − r + 1)^p, which is a majority vote at p = 0 and best-of-N at a large p.
 
-Rivals at the same N: the likeliest answer (perplexity), the majority, and any answer.
+Rivals at the same N: the likeliest answer (perplexity), the majority, and any answer. The control is a *coin*: Borda
+voting by a random number for each different text. Equal texts are equally sure, so any score of texts overturns close
+votes; what certainty itself is worth is what remains beyond that.
 
 Departures from the paper
 -------------------------
@@ -17,12 +19,15 @@ Departures from the paper
    impossible ones are. ``floor`` bounds log p from below; with it the impossible all count alike.
 """
 
+import random
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from minirl.config import TrainConfig
+from minirl.errors import ConfigError
 from minirl.evaluation.attempts import Evaluation, attempt_all
 from minirl.evaluation.votes import borda, result, vote_metrics, weighted_vote
 from minirl.policy.models import Policy
@@ -32,7 +37,7 @@ from minirl.techniques.base import Method, Phase
 
 __all__ = ["SelfCertainty", "certainty", "evaluate"]
 
-Choice = Literal["any", "likeliest", "certain", "borda", "majority"]
+Choice = Literal["any", "likeliest", "certain", "borda", "majority", "coin"]
 
 
 def certainty(logits: Tensor, own: Tensor, floor: float | None = None) -> Tensor:
@@ -54,6 +59,8 @@ class SelfCertainty(Method):
     floor: float | None = None
 
     def phases(self, train: TrainConfig) -> list[Phase]:  # noqa: ARG002
+        if self.shuffle_scores or self.independent:
+            raise ConfigError("shuffle_scores, independent: nothing is trained here, and all answers are independent")
         return []
 
     def evaluation(self) -> dict[str, Any]:
@@ -68,6 +75,13 @@ def scores_of(policy: Policy, rollouts: Rollouts, floor: float | None, batch: in
         ids, own = rollouts.ids[rows], rollouts.own[rows]
         found.append(certainty(policy.logits(ids[:, :-1]), own[:, 1:], floor))
     return torch.cat(found)
+
+
+def coins(texts: Sequence[str], seed: str) -> list[float]:
+    """A random number for each different text, which depends on ``seed`` and the order of the texts alone."""
+    rng = random.Random(f"coins/{seed}")
+    found = {text: rng.random() for text in dict.fromkeys(texts)}
+    return [found[text] for text in texts]
 
 
 def evaluate(
@@ -89,14 +103,17 @@ def evaluate(
     rows = max(1, batch // samples)
     rollouts = attempt_all(policy, task, items, seed=seed, samples=samples, temperature=temperature, batch=rows)
     values = vote_metrics(rollouts)
-    own = rollouts.own.sum(1)
-    sure = rollouts.logprobs.sum(1) / own if choose == "likeliest" else scores_of(policy, rollouts, floor, batch)
+    if choose in ("certain", "borda"):
+        sure = scores_of(policy, rollouts, floor, batch)
+    else:
+        sure = rollouts.logprobs.sum(1) / rollouts.own.sum(1)
     chosen = []
     for item, start in zip(items, range(0, len(rollouts.items), samples), strict=True):
-        group = sure[start : start + samples].tolist()
-        said = [result(item, texts[0]) for texts in rollouts.answers[start : start + samples]]
-        if choose in ("borda", "majority"):
-            name = weighted_vote(said, borda(group, power if choose == "borda" else 0.0))
+        texts = [texts[0] for texts in rollouts.answers[start : start + samples]]
+        group = coins(texts, f"{seed}/{item.index}") if choose == "coin" else sure[start : start + samples].tolist()
+        said = [result(item, text) for text in texts]
+        if choose in ("borda", "coin", "majority"):
+            name = weighted_vote(said, borda(group, 0.0 if choose == "majority" else power))
             best = said.index(name)
         else:
             best = max(range(samples), key=lambda i: group[i])
