@@ -8,7 +8,9 @@ rewording an explanation must not put a badge on a number.
 import ast
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from minirl.config import Experiment
 from minirl.experiments.registry import method_class, project_root, technique
@@ -29,7 +31,7 @@ def code_hash(source: str) -> str:
         meaning = _meaning(ast.parse(source))
     except (SyntaxError, ValueError):
         meaning = source
-    return hashlib.sha256(meaning.encode()).hexdigest()[:16]
+    return short_hash(meaning.encode())
 
 
 def _meaning(node: object) -> str:
@@ -87,12 +89,22 @@ def fingerprint(experiment: Experiment) -> dict[str, str]:
     starts += [root / f"{module.replace('.', '/')}.py" for module in sorted(modules)]
     files = set().union(*(imported_files(start, root) for start in starts))
     parts = {str(path.relative_to(root)): code_hash(path.read_text(encoding="utf-8")) for path in sorted(files)}
-    counted = experiment.model_dump(mode="json", exclude={"budget", "threads", "device"})
-    parts["config"] = hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:16]
+    parts["config"] = config_hash(experiment.model_dump(mode="json"))
     base = base_directory(experiment.base)
     if base is not None:
-        parts["base"] = hashlib.sha256((base / "model.safetensors").read_bytes()).hexdigest()[:16]
+        parts["base"] = short_hash((base / "model.safetensors").read_bytes())
     return parts
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """Hash of a resolved config as results carry it, without where it runs (``budget``, ``threads``, ``device``)."""
+    counted = {key: value for key, value in config.items() if key not in ("budget", "threads", "device")}
+    return short_hash(json.dumps(counted, sort_keys=True).encode())
+
+
+def short_hash(data: bytes) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of ``data``."""
+    return hashlib.sha256(data).hexdigest()[:16]
 
 
 def changes(then: dict[str, str], now: dict[str, str]) -> list[str]:
