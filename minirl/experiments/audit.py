@@ -173,7 +173,7 @@ def _audit_results(
             found("warning", [f"not committed as it lies here: {', '.join(loose)}"])
     elif any(document.get("claim_sha256") != _sha256(claim_file.read_bytes()) for document in documents.values()):
         found("note", [f"{claim_file.name} is not the text that the results were made under; git would tell why"])
-    stale = _stale(item, tier, variant, documents)
+    stale = stale_since(item, tier, variant, documents.values())
     if stale:
         found("warning", [f"stale, these have changed since: {', '.join(stale)}"])
     if variant or broken:
@@ -241,10 +241,10 @@ def _wrong_configs(documents: Mapping[Path, Mapping[str, Any]]) -> Iterator[str]
             yield f"{file.name}: its manifest is that of seed {manifest['seed']}"
 
 
-def _stale(item: Technique, tier: str, variant: str, documents: Mapping[Path, Mapping[str, Any]]) -> list[str]:
+def stale_since(item: Technique, tier: str, variant: str, documents: Iterable[Mapping[str, Any]]) -> list[str]:
     """What has changed since the results were made, in this checkout."""
     now = fingerprint(load_experiment(item.slug, tier, variant=variant))
-    return sorted({part for document in documents.values() for part in changes(fingerprint_of(document), now)})
+    return sorted({part for document in documents for part in changes(fingerprint_of(document), now)})
 
 
 # --- What quotes them -----------------------------------------------------------------------------------------------

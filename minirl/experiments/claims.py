@@ -286,7 +286,7 @@ def evaluate_claim(
                 f"{name}: evaluation {result.evaluation} differs from {seeds[0][0].evaluation} in {seeds[0][1]}; all "
                 f"seeds must be scored on the same items: rerun {_command(claim, [result.seed])}"
             )
-    conditions = tuple(_evaluate_condition(claim, condition, seeds) for condition in claim.conditions)
+    conditions = tuple(evaluate_condition(claim, condition, seeds) for condition in claim.conditions)
     verdicts = {condition.verdict for condition in conditions}
     worst_first: tuple[Verdict, ...] = ("contradicted", "inconclusive", "supported")
     verdict = next(v for v in worst_first if v in verdicts)
@@ -303,7 +303,11 @@ def evaluate_claim(
     )
 
 
-def _evaluate_condition(claim: Claim, condition: Condition, seeds: Sequence[tuple[SeedResult, str]]) -> ConditionResult:
+def evaluate_condition(claim: Claim, condition: Condition, seeds: Sequence[tuple[SeedResult, str]]) -> ConditionResult:
+    """Effect, interval and verdict of one condition from ``seeds``, each with the name of its file (for messages).
+
+    Raises :class:`RunError` if a seed lacks the metric, or its items are not as many as registered.
+    """
     weights, metric = condition.weights(), condition.metric
     for result, name in seeds:
         for arm in weights:

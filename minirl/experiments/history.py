@@ -54,6 +54,12 @@ def commits_of(path: Path) -> list[Commit]:
     return _log("--full-history", "--reverse", "--topo-order", "HEAD", "--", _name(path))
 
 
+def last_change(path: Path) -> Commit | None:
+    """The commit that ``path`` has its present content from, as far as it is committed."""
+    found = _log("-1", "HEAD", "--", _name(path))
+    return found[0] if found else None
+
+
 def first_with(directory: Path) -> Commit | None:
     """The commit that first put a file into ``directory``."""
     added = _log("--full-history", "--reverse", "--topo-order", "--diff-filter=A", "HEAD", "--", _name(directory))
