@@ -20,7 +20,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from minirl.cli import build_parser
-from minirl.experiments.registry import FAMILIES, project_root
+from minirl.experiments.registry import FAMILIES, project_root, technique
 from minirl.experiments.run import load_experiment
 from minirl.experiments.runner import parse_seeds
 from minirl.experiments.workbook import notebooks
@@ -148,6 +148,10 @@ def check_minirl(words: list[str]) -> None:
     if words[0] == "open":
         assert options.slug in notebooks()
         assert options.tier is None or load_experiment(options.slug, options.tier)
+        return
+    if words[0] in ("audit", "why"):
+        for slug in getattr(options, "slugs", None) or [options.slug]:
+            assert technique(slug)
         return
     for slug in [*getattr(options, "slugs", []), *filter(None, [getattr(options, "slug", None)])]:
         load_experiment(slug, options.tier, options.set, getattr(options, "variant", ""))

@@ -326,7 +326,11 @@ def registration(claim_file: Path, results: Path) -> tuple[history.Commit | None
     versions = history.commits_of(claim_file)
     if first is not None:
         versions = [version for version in versions if history.is_before(version.sha, first.sha)]
-    return (versions[-1] if versions else None), first
+    if not versions:
+        return None, first
+    text = history.content(versions[-1].sha, claim_file)
+    # The first that brought this text: merges list it once more.
+    return next(version for version in versions if history.content(version.sha, claim_file) == text), first
 
 
 def _out_of_order(

@@ -45,7 +45,6 @@ from minirl.experiments.registry import (
 )
 from minirl.experiments.report import result_files, results_directory
 from minirl.experiments.rundir import read_json
-from minirl.policy.models import base_directory
 
 Seeds = list[tuple[SeedResult, str]]
 WIDTH = 110  # columns of the text
@@ -223,8 +222,8 @@ def _config(item: Technique, tier: str, variant: str, document: Mapping[str, Any
 
 def _base(document: Mapping[str, Any]) -> dict[str, Any]:
     name = str(manifest_of(document).get("config", {}).get("base", ""))
-    directory, then = base_directory(name), fingerprint_of(document).get("base")
-    if directory is None:
+    directory, then = project_root() / "minirl" / "policy" / "shipped" / name, fingerprint_of(document).get("base")
+    if then is None:
         return {"name": name, "shipped": False}
     weights = directory / "model.safetensors"
     return {
@@ -290,7 +289,8 @@ def render(found: Mapping[str, Any]) -> str:
         lines += [*_number_lines(number), ""]
     lines += _part("claim", claim["file"], f"sha256 {claim['sha256'][:16]}")
     lines += _part("", f"registered {claim['registered']}, in commit {_commit_text(claim['commit'])}")
-    lines += _part("", f"first results in commit {_commit_text(claim['first_results'])}")
+    if "files" in found:
+        lines += _part("", f"first results in commit {_commit_text(claim['first_results'])}")
     for note in claim["notes"]:
         lines += _part("", f"note of {note['date']}: {_shortened(note['text'])}")
     if "files" in found:
