@@ -6,6 +6,7 @@ rewording an explanation must not put a badge on a number.
 """
 
 import ast
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from minirl.tasks import get
 ROOTS = ("minirl/loops.py",)
 
 
+@functools.cache  # the techniques share most of their files
 def code_hash(source: str) -> str:
     """Hash of what Python code means: comments, docstrings, layout and quotes do not change it.
 
@@ -62,19 +64,24 @@ def imported_files(path: Path, root: Path) -> set[Path]:
         if current in found:
             continue
         found.add(current)
-        for node in ast.walk(ast.parse(current.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("minirl"):
-                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-            elif isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names if alias.name.startswith("minirl")]
-            else:
-                continue
-            for name in names:
-                target = root / name.replace(".", "/")
-                for file in (target.with_suffix(".py"), target / "__init__.py"):
-                    if file.exists():
-                        pending.append(file)
+        for name in _imported_names(current.read_text(encoding="utf-8")):
+            target = root / name.replace(".", "/")
+            for file in (target.with_suffix(".py"), target / "__init__.py"):
+                if file.exists():
+                    pending.append(file)
     return found
+
+
+@functools.cache
+def _imported_names(source: str) -> tuple[str, ...]:
+    """What ``source`` imports of this package: modules, and names that may be modules."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("minirl"):
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names if alias.name.startswith("minirl")]
+    return tuple(names)
 
 
 def fingerprint(experiment: Experiment) -> dict[str, str]:

@@ -143,9 +143,7 @@ TAMPERED = {
     ),
     "the README": (
         lambda root: replace_text(root / "README.md", "**supported**", "**contradicted**"),
-        [
-            "README.md: says | [`score`](notebooks/self_correction/score.ipynb) | self_correction | tiny | delta +0.180 ["
-        ],
+        ["README.md: says | [`score`](notebooks/self_correction/score.ipynb) | self_correction | tiny | delta "],
     ),
     "a missing seed": (
         lambda root: (root / RESULTS / "seed-3.json").unlink(),
