@@ -81,7 +81,7 @@ def load_experiment(slug: str, tier: str, overrides: Any = None, variant: str = 
     item = technique(slug)
     path = item.reproduction / f"{label(tier, variant)}.yaml"
     if not isinstance(tier, str) or not NAME.fullmatch(label(tier, variant)) or not path.exists():
-        raise ConfigError(f"{slug} has no config {path.name}.{nearest(tier, item.tiers())}")
+        raise ConfigError(f"{slug} has no config {path.name[-80:]}.{nearest(tier, item.tiers())}")
     if isinstance(overrides, str):
         overrides = overrides.split()
     if overrides is not None and not isinstance(overrides, Mapping | list | tuple):
