@@ -150,7 +150,7 @@ def check_minirl(words: list[str]) -> None:
         assert options.tier is None or load_experiment(options.slug, options.tier)
         return
     if words[0] in ("audit", "why"):
-        for slug in getattr(options, "slugs", None) or [options.slug]:
+        for slug in options.slugs if words[0] == "audit" else [options.slug]:
             assert technique(slug)
         return
     for slug in [*getattr(options, "slugs", []), *filter(None, [getattr(options, "slug", None)])]:

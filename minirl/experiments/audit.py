@@ -39,7 +39,15 @@ from minirl.experiments.registry import (
     technique,
     techniques,
 )
-from minirl.experiments.report import STALE_BADGE, coverage_rows, generated, result_files, results_directory
+from minirl.experiments.report import (
+    SEED_TABLE,
+    STALE_BADGE,
+    coverage_rows,
+    generated,
+    result_files,
+    results_directory,
+    seed_table,
+)
 from minirl.experiments.run import load_experiment
 from minirl.experiments.rundir import read_json
 
@@ -181,6 +189,8 @@ def _audit_results(
     shown = [str(file.relative_to(project_root())) for file in files]
     entry = to_json(evaluate_claim(claim, list(documents.values()), shown), stale=bool(stale))
     found("failure", _wrong_summary(item, tier, entry))
+    for level, text in _wrong_notebook(item, tier, documents[files[0]], entry):
+        found(level, [text])
     return entry
 
 
@@ -281,6 +291,37 @@ def _nearly(stored: Any, computed: Any) -> bool:
     """Equal but for the last digit, which may differ between machines."""
     numbers = all(isinstance(value, float) for value in (stored, computed))
     return numbers and math.isclose(stored, computed, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+
+
+def _wrong_notebook(
+    item: Technique, tier: str, document: Mapping[str, Any], entry: Mapping[str, Any]
+) -> Iterator[tuple[Level, str]]:
+    """Where the table at the end of the executed notebook, that of the first seed, says something else.
+
+    What it says of this seed must be right. The verdict over all seeds beside it may be that of results before these:
+    the notebook was executed before they were published.
+    """
+    path = results_directory(item, tier) / "notebook.ipynb"
+    if not path.exists():
+        return
+    outputs = [output for cell in read_json(path)["cells"] for output in cell.get("outputs", [])]
+    texts = ["".join(output.get("data", {}).get("text/markdown", "")) for output in outputs]
+    wanted = _cells(seed_table(item.slug, document, entry))
+    for shown in (_cells(text) for text in texts if text.startswith(SEED_TABLE)):
+        nothing: list[str] = []
+        for theirs, ours in itertools.zip_longest(shown, wanted, fillvalue=nothing):
+            if theirs[:4] != ours[:4]:
+                yield "failure", f"{path.name}: says {_row(theirs[:4])}; the results say {_row(ours[:4])}"
+            elif theirs != ours:
+                yield "warning", f"{path.name}: says {_row(theirs[4:])} of all seeds, the results say {_row(ours[4:])}"
+
+
+def _cells(table: str) -> list[list[str]]:
+    return [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("|")]
+
+
+def _row(cells: Sequence[str]) -> str:
+    return " | ".join(cells) or "nothing"
 
 
 def _audit_coverage(item: Technique, entries: Sequence[Mapping[str, Any]]) -> list[Finding]:

@@ -109,15 +109,18 @@ def seed_effects(claim: Claim, results: Mapping[str, Any]) -> list[dict[str, Any
     return rows
 
 
-def seed_table(slug: str, results: Mapping[str, Any]) -> str:
-    """Markdown: this seed's effects beside the committed verdict over all seeds."""
+SEED_TABLE = "| metric | arms | registered | seed "  # how the table begins, in notebooks too
+
+
+def seed_table(slug: str, results: Mapping[str, Any], entry: Mapping[str, Any] | None = None) -> str:
+    """Markdown: this seed's effects beside the committed verdict over all seeds (``entry``, if it is known already)."""
     item, tier = technique(slug), results["tier"]
     if not governing_claim(item, tier).exists():
         return f"*{to_register(item)}.*\n"
     claim = load_claim(governing_claim(item, tier))
-    entry = claim_entry(item, claim.tier)
+    entry = entry or claim_entry(item, claim.tier)
     lines = [
-        f"| metric | arms | registered | seed {results['seed']}, {tier} [95 % items] | all seeds [95 %] | verdict |",
+        f"{SEED_TABLE}{results['seed']}, {tier} [95 % items] | all seeds [95 %] | verdict |",
         "|---|---|---|---|---|---|",
     ]
     for i, row in enumerate(seed_effects(claim, results)):

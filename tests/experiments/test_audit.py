@@ -14,7 +14,7 @@ from minirl.cli import main
 from minirl.errors import ConfigError
 from minirl.experiments.audit import audit
 from minirl.experiments.registry import project_root
-from minirl.experiments.report import publish, regenerate
+from minirl.experiments.report import publish, regenerate, seed_table
 from minirl.experiments.run import load_experiment
 from minirl.experiments.why import chain
 
@@ -196,6 +196,26 @@ def test_what_is_tampered_with_is_found(root, kind, capsys):
         assert "\n" not in line
     assert main(["audit"]) == 1
     assert capsys.readouterr().out.count("FAILED  ") == len(expected)
+
+
+def test_what_the_executed_notebook_says(root):
+    """The table at its end: of its own seed it must be right, of all seeds it may be behind."""
+    folder = root / RESULTS
+    table = seed_table("score", json.loads((folder / "seed-0.json").read_text()))
+
+    def show(text):
+        cell = {"cell_type": "code", "outputs": [{"data": {"text/markdown": text.splitlines(keepends=True)}}]}
+        (folder / "notebook.ipynb").write_text(json.dumps({"cells": [cell]}))
+        return found(), [line for line in found("warning") if "not committed" not in line]
+
+    assert show(table) == ([], [])
+    (failed,), warned = show(table.replace("| +0.172 [", "| +0.272 ["))
+    assert failed.startswith("score (tiny): notebook.ipynb: says delta | score − naive | > 0.02 | +0.272 [")
+    assert warned == []
+    failed, (warned,) = show(table.replace("+0.180 [", "+0.150 ["))
+    assert failed == []
+    assert warned.startswith("score (tiny): notebook.ipynb: says +0.150 [")
+    assert "] | supported of all seeds, the results say +0.180 [" in warned
 
 
 def test_a_changed_item_shows_in_what_quotes_it(root):
