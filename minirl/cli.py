@@ -86,6 +86,24 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--check", action="store_true", help="write nothing; fail if something is out of date")
     command.set_defaults(run=report)
 
+    command = commands.add_parser(
+        "audit", help="recompute every verdict from the seeds' files, and ask git what came first"
+    )
+    command.add_argument("slugs", nargs="*", metavar="SLUG", help="default: every technique with results")
+    command.add_argument("--json", action="store_true", help="machine-readable, documented in README.md")
+    command.set_defaults(run=audit)
+
+    command = commands.add_parser("why", help="the chain from a number to claim, seeds, commits, config and machine")
+    command.add_argument("slug", metavar="SLUG")
+    command.add_argument(
+        "metric", nargs="?", default=None, metavar="METRIC", help="default: every registered condition"
+    )
+    command.add_argument("arms", nargs="*", metavar="ARM", help="one arm for its mean, two for their difference")
+    command.add_argument("--tier", default="tiny", help="smoke, tiny, small or large (default: tiny)")
+    command.add_argument("--variant", default="", help="a second config of the tier, such as ablations")
+    command.add_argument("--json", action="store_true", help="machine-readable, documented in README.md")
+    command.set_defaults(run=why)
+
     command = commands.add_parser("bases", help="the checkpoints that runs start from")
     actions = command.add_subparsers(required=True, metavar="action")
     action = actions.add_parser("list", help="shipped bases and what they can do")
@@ -241,6 +259,24 @@ def report(options: argparse.Namespace) -> int:
         print("minirl: run `minirl report` and commit", file=sys.stderr)
         return 1
     return 0
+
+
+def audit(options: argparse.Namespace) -> int:
+    from minirl.experiments import audit as auditing
+
+    found = auditing.audit(options.slugs)
+    if options.json:
+        print(json.dumps(found.to_json(), indent=1))
+    else:
+        print(auditing.render(found))
+    return 1 if found.failures else 0
+
+
+def why(options: argparse.Namespace) -> None:
+    from minirl.experiments import why as asking
+
+    chain = asking.chain(options.slug, options.metric, options.arms, options.tier, options.variant)
+    print(json.dumps(chain, indent=1, ensure_ascii=False) if options.json else asking.render(chain))
 
 
 def bases_list(options: argparse.Namespace) -> None:  # noqa: ARG001

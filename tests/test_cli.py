@@ -17,7 +17,9 @@ from minirl.experiments.report import result_files
 from minirl.policy.models import base_names
 
 BASE = base_names()[0]
-COMMANDS = [[name] for name in ("list", "open", "new", "reproduce", "sweep", "claims", "report", "doctor")]
+COMMANDS = [
+    [name] for name in ("list", "open", "new", "reproduce", "sweep", "claims", "report", "doctor", "audit", "why")
+]
 COMMANDS += [["bases", "list"], ["bases", "build"]]
 HEAVY = ("torch", "transformers", "pydantic", "numpy", "yaml", "matplotlib")
 LISTED = {"slug", "family", "title", "tiers", "verdicts"}

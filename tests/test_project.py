@@ -22,7 +22,7 @@ from packaging.version import Version
 from book.results import rerun_commands
 from book.typed import prose
 from minirl.cli import build_parser
-from minirl.experiments.registry import FAMILIES, project_root, techniques
+from minirl.experiments.registry import FAMILIES, project_root, technique, techniques
 from minirl.experiments.run import load_experiment
 from minirl.experiments.runner import parse_seeds
 from minirl.experiments.workbook import notebooks
@@ -170,6 +170,10 @@ def check_minirl(words: list[str]) -> None:
     if words[0] == "open":
         assert options.slug in notebooks()
         assert options.tier is None or load_experiment(options.slug, options.tier)
+        return
+    if words[0] in ("audit", "why"):
+        for slug in options.slugs if words[0] == "audit" else [options.slug]:
+            assert technique(slug)
         return
     for slug in [*getattr(options, "slugs", []), *filter(None, [getattr(options, "slug", None)])]:
         load_experiment(slug, options.tier, options.set, getattr(options, "variant", ""))

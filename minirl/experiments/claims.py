@@ -15,7 +15,7 @@ per seed (:class:`~minirl.errors.RunError`), whose metrics must equal the means 
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -264,7 +264,7 @@ def evaluate_claim(
     ones or differ between seeds, or a metric is not the mean of its items.
     """
     names = [str(path) for path in paths] if paths is not None else [f"results[{i}]" for i in range(len(results))]
-    parsed = [_parse(document, name, claim) for document, name in zip(results, names, strict=True)]
+    parsed = [parse_seed_result(document, name, claim) for document, name in zip(results, names, strict=True)]
     by_seed: dict[int, tuple[SeedResult, str]] = {}
     for result, name in zip(parsed, names, strict=True):
         if result.seed not in claim.seeds:
@@ -286,7 +286,7 @@ def evaluate_claim(
                 f"{name}: evaluation {result.evaluation} differs from {seeds[0][0].evaluation} in {seeds[0][1]}; all "
                 f"seeds must be scored on the same items: rerun {_command(claim, [result.seed])}"
             )
-    conditions = tuple(_evaluate_condition(claim, condition, seeds) for condition in claim.conditions)
+    conditions = tuple(evaluate_condition(claim, condition, seeds) for condition in claim.conditions)
     verdicts = {condition.verdict for condition in conditions}
     worst_first: tuple[Verdict, ...] = ("contradicted", "inconclusive", "supported")
     verdict = next(v for v in worst_first if v in verdicts)
@@ -303,7 +303,11 @@ def evaluate_claim(
     )
 
 
-def _evaluate_condition(claim: Claim, condition: Condition, seeds: Sequence[tuple[SeedResult, str]]) -> ConditionResult:
+def evaluate_condition(claim: Claim, condition: Condition, seeds: Sequence[tuple[SeedResult, str]]) -> ConditionResult:
+    """Effect, interval and verdict of one condition from ``seeds``, each with the name of its file (for messages).
+
+    Raises :class:`RunError` if a seed lacks the metric, or its items are not as many as registered.
+    """
     weights, metric = condition.weights(), condition.metric
     for result, name in seeds:
         for arm in weights:
@@ -335,7 +339,8 @@ def _evaluate_condition(claim: Claim, condition: Condition, seeds: Sequence[tupl
     )
 
 
-def _parse(document: Mapping[str, Any], name: str, claim: Claim) -> SeedResult:
+def parse_seed_result(document: Mapping[str, Any], name: str, claim: Claim) -> SeedResult:
+    """A per-seed document of ``claim``. Raises :class:`RunError` if it is none, or belongs to another claim or tier."""
     try:
         result = SeedResult.model_validate(document)
     except ValidationError as error:
@@ -361,14 +366,20 @@ def _check_scores(claim: Claim, result: SeedResult, name: str) -> None:
                 f"{name}: seed {result.seed} lacks arm {arm!r}.{nearest(arm, result.arms)} To add it, {again}"
             )
         scores = result.arms[arm]
-        for metric, values in scores.items.items():
-            stored = scores.metrics.get(metric)
-            mean = math.fsum(values) / len(values) if values else math.nan
-            if stored is None or not abs(mean - stored) <= MEAN_TOLERANCE:  # not >: NaN must not pass
-                raise RunError(
-                    f"{name}: seed {result.seed}, arm {arm!r}: {metric!r} is {stored} but its items have mean {mean}; "
-                    f"the file was edited or is broken: {again}"
-                )
+        for metric, stored, mean in wrong_means(scores):
+            raise RunError(
+                f"{name}: seed {result.seed}, arm {arm!r}: {metric!r} is {stored} but its items have mean {mean}; "
+                f"the file was edited or is broken: {again}"
+            )
+
+
+def wrong_means(scores: ArmScores) -> Iterator[tuple[str, float | None, float]]:
+    """``(metric, stored, mean of its items)`` for every metric of an arm that is not the mean of its items."""
+    for metric, values in scores.items.items():
+        stored = scores.metrics.get(metric)
+        mean = math.fsum(values) / len(values) if values else math.nan
+        if stored is None or not abs(mean - stored) <= MEAN_TOLERANCE:  # not >: NaN must not pass
+            yield metric, stored, mean
 
 
 def _check_metric(claim: Claim, metric: str, arm: str, result: SeedResult, name: str) -> None:

@@ -6,9 +6,12 @@ rewording an explanation must not put a badge on a number.
 """
 
 import ast
+import functools
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from minirl.config import Experiment
 from minirl.experiments.registry import method_class, project_root, technique
@@ -19,6 +22,7 @@ from minirl.tasks import get
 ROOTS = ("minirl/loops.py",)
 
 
+@functools.cache  # the techniques share most of their files
 def code_hash(source: str) -> str:
     """Hash of what Python code means: comments, docstrings, layout and quotes do not change it.
 
@@ -29,7 +33,7 @@ def code_hash(source: str) -> str:
         meaning = _meaning(ast.parse(source))
     except (SyntaxError, ValueError):
         meaning = source
-    return hashlib.sha256(meaning.encode()).hexdigest()[:16]
+    return short_hash(meaning.encode())
 
 
 def _meaning(node: object) -> str:
@@ -60,19 +64,24 @@ def imported_files(path: Path, root: Path) -> set[Path]:
         if current in found:
             continue
         found.add(current)
-        for node in ast.walk(ast.parse(current.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("minirl"):
-                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-            elif isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names if alias.name.startswith("minirl")]
-            else:
-                continue
-            for name in names:
-                target = root / name.replace(".", "/")
-                for file in (target.with_suffix(".py"), target / "__init__.py"):
-                    if file.exists():
-                        pending.append(file)
+        for name in _imported_names(current.read_text(encoding="utf-8")):
+            target = root / name.replace(".", "/")
+            for file in (target.with_suffix(".py"), target / "__init__.py"):
+                if file.exists():
+                    pending.append(file)
     return found
+
+
+@functools.cache
+def _imported_names(source: str) -> tuple[str, ...]:
+    """What ``source`` imports of this package: modules, and names that may be modules."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("minirl"):
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names if alias.name.startswith("minirl")]
+    return tuple(names)
 
 
 def fingerprint(experiment: Experiment) -> dict[str, str]:
@@ -87,12 +96,22 @@ def fingerprint(experiment: Experiment) -> dict[str, str]:
     starts += [root / f"{module.replace('.', '/')}.py" for module in sorted(modules)]
     files = set().union(*(imported_files(start, root) for start in starts))
     parts = {str(path.relative_to(root)): code_hash(path.read_text(encoding="utf-8")) for path in sorted(files)}
-    counted = experiment.model_dump(mode="json", exclude={"budget", "threads", "device"})
-    parts["config"] = hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:16]
+    parts["config"] = config_hash(experiment.model_dump(mode="json"))
     base = base_directory(experiment.base)
     if base is not None:
-        parts["base"] = hashlib.sha256((base / "model.safetensors").read_bytes()).hexdigest()[:16]
+        parts["base"] = short_hash((base / "model.safetensors").read_bytes())
     return parts
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """Hash of a resolved config as results carry it, without where it runs (``budget``, ``threads``, ``device``)."""
+    counted = {key: value for key, value in config.items() if key not in ("budget", "threads", "device")}
+    return short_hash(json.dumps(counted, sort_keys=True).encode())
+
+
+def short_hash(data: bytes) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of ``data``."""
+    return hashlib.sha256(data).hexdigest()[:16]
 
 
 def changes(then: dict[str, str], now: dict[str, str]) -> list[str]:

@@ -83,7 +83,7 @@ def techniques() -> list[Technique]:
 def technique(slug: str) -> Technique:
     """The technique called ``slug``. Raises :class:`ConfigError` with the nearest one."""
     known = {t.slug: t for t in techniques()}
-    if slug not in known:
+    if not isinstance(slug, str) or slug not in known:
         raise ConfigError(f"unknown technique {slug!r}.{nearest(slug, known)}")
     return known[slug]
 

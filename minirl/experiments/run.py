@@ -67,6 +67,8 @@ from minirl.techniques.base import Method, OnlinePhase
 
 SCHEMA = 1
 RSS_UNITS_PER_MB = 1024**2 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")  # of tiers and arms: they become file names
+MAX_PATH, MAX_THREADS = 4096, 1024
 REFERENCE_ARM = "base"  # the untrained base, evaluated beside the arms
 
 
@@ -78,8 +80,8 @@ def load_experiment(slug: str, tier: str, overrides: Any = None, variant: str = 
     """
     item = technique(slug)
     path = item.reproduction / f"{label(tier, variant)}.yaml"
-    if not path.exists():
-        raise ConfigError(f"{slug} has no config {path.name}.{nearest(tier, item.tiers())}")
+    if not isinstance(tier, str) or not NAME.fullmatch(label(tier, variant)) or not path.exists():
+        raise ConfigError(f"{slug} has no config {path.name[-80:]}.{nearest(tier, item.tiers())}")
     if isinstance(overrides, str):
         overrides = overrides.split()
     if overrides is not None and not isinstance(overrides, Mapping | list | tuple):
@@ -90,9 +92,18 @@ def load_experiment(slug: str, tier: str, overrides: Any = None, variant: str = 
     if (experiment.slug, experiment.tier) != (slug, tier):
         raise ConfigError(f"{source}: is for {experiment.slug} at {experiment.tier}, not {slug} at {tier}")
     base = experiment.base
+    if not base.strip() or not base.isprintable() or len(base) > MAX_PATH:
+        raise ConfigError(f"{source}: key 'base': neither a name nor a directory: {base[:80]!r}")
+    if experiment.threads > MAX_THREADS:
+        raise ConfigError(f"{source}: key 'threads': {experiment.threads} are more than {MAX_THREADS}")
     hint = nearest(base, base_names())
     if "Did you mean" in hint and "/" not in base and base_directory(base) is None and not Path(base).exists():
         raise ConfigError(f"{source}: key 'base': unknown base {base!r}.{hint}")  # others may be on the hub
+    for arm in experiment.arms:
+        if not NAME.fullmatch(arm):  # it becomes a directory of the run
+            raise ConfigError(
+                f"{source}: key 'arms': {arm[:80]!r} is no name for an arm; use letters, digits, '_', '-' and '.'"
+            )
     if REFERENCE_ARM in experiment.arms:
         raise ConfigError(f"{source}: key 'arms.{REFERENCE_ARM}': this name means the untrained base; choose another")
     try:
@@ -153,8 +164,18 @@ def open_run(
     if out is not None and not isinstance(out, str | Path):
         raise ConfigError(f"parameter 'out' must be a directory, got {out!r}")
     experiment = load_experiment(slug, tier, overrides, variant)
+    _check_device(experiment.device)
     directory = Path(out) if out else run_directory(slug, tier, variant, seed)
     return Run(experiment, seed, directory, variant)
+
+
+def _check_device(device: str) -> None:
+    """Raise :class:`ConfigError` if there is no such device here. A config may name one that other machines have."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"key 'device': {device!r} cannot be used here: {reason}") from error
 
 
 class Run:

@@ -57,7 +57,7 @@ def read_json(path: Path) -> Any:
     """The JSON in ``path``. Raises :class:`RunError` if it is missing or damaged."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path} is missing or damaged ({error}); run the command that writes it again") from error
 
 
@@ -67,7 +67,10 @@ def locked(directory: Path) -> Iterator[None]:
 
     Raises :class:`RunError` if another process is running in it, or if it cannot be written.
     """
-    key = directory.resolve()
+    try:
+        key = directory.resolve()
+    except (OSError, ValueError) as error:  # a name that no file can have
+        raise RunError(f"{str(directory)[:200]!r} is no directory: {error}; choose another --out") from error
     if key not in _held:
         try:
             directory.mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,7 @@ from minirl.experiments.run import REFERENCE_ARM, check_identity, identity, load
 
 POLL_S = 0.5
 KERNEL_START_S = 120
+MAX_SEEDS = 10_000
 
 
 @dataclass
@@ -51,13 +52,15 @@ def parse_seeds(text: str) -> list[int]:
     """``0-4``, ``1,3`` or ``0-2,7`` as a list. Raises :class:`RunError`."""
     seeds: list[int] = []
     for part in text.split(","):
-        first, _, last = part.partition("-")
-        try:
-            seeds += range(int(first), int(last or first) + 1)
-        except ValueError as error:
-            raise RunError(f"--seeds {text!r}: expected numbers and ranges such as 0-4 or 0,2,5") from error
+        found = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", part.strip(), re.ASCII)
+        if found is None:
+            raise RunError(f"--seeds {text[:80]!r}: expected numbers and ranges such as 0-4 or 0,2,5")
+        span = range(int(found[1]), int(found[2] or found[1]) + 1)
+        if len(seeds) + len(span) > MAX_SEEDS:
+            raise RunError(f"--seeds {text[:80]!r}: these are more than {MAX_SEEDS} seeds")
+        seeds += span
     if not seeds or len(set(seeds)) < len(seeds):
-        raise RunError(f"--seeds {text!r}: give at least one seed, each once")
+        raise RunError(f"--seeds {text[:80]!r}: give at least one seed, each once")
     return seeds
 
 
