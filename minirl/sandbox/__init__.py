@@ -178,7 +178,7 @@ def _first_that_copes(
 def _start(name: str, limits: Limits, deadline: float, purpose: str) -> Session:
     if name == "monty":
         return MontySession(limits, deadline, purpose)
-    return ProcessSession(limits, deadline, python() if name == "bubblewrap" else None)
+    return ProcessSession(limits, deadline, _python()[0] if name == "bubblewrap" else None)
 
 
 def _usable(backend: str | None, unsafe: bool) -> Iterator[str]:
@@ -202,20 +202,16 @@ def why_not(backend: str) -> str:
     if backend not in BACKENDS:
         raise SandboxError(f"unknown sandbox {backend!r}; one of: {', '.join(BACKENDS)}")
     if backend == "monty":
-        return _probe(backend, lambda limits, deadline: MontySession(limits, deadline))
-    return python.__doc__ and _python()[1]
-
-
-def python() -> str:
-    """The interpreter that bubblewrap runs: this one where it can be reached, else the system's."""
-    return _python()[0]
+        return _probe(backend, MontySession)
+    return _python()[1]
 
 
 @functools.cache
 def _python() -> tuple[str, str]:
+    """The interpreter that bubblewrap runs (this one where it can be reached, else the system's), or why there is none."""
     reasons = []
     for path in dict.fromkeys([getattr(sys, "_base_executable", sys.executable), "/usr/bin/python3"]):
-        reason = _probe("bubblewrap", lambda limits, deadline, path=path: ProcessSession(limits, deadline, path))
+        reason = _probe("bubblewrap", functools.partial(ProcessSession, python=path))
         if not reason:
             return path, ""
         reasons.append(f"{path}: {reason}")
