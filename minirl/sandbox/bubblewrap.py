@@ -68,43 +68,55 @@ def _driver() -> str:
     return inspect.getsource(plain) + "\n".join(own)
 
 
+# Prints where the standard library lies and which files are mapped once all of its extensions are loaded.
+ASK = """
+import importlib, json, os, sysconfig
+paths = sysconfig.get_paths()
+for name in os.listdir(os.path.join(paths["platstdlib"], "lib-dynload")):
+    if not name.startswith(("_tkinter", "_test", "_xx", "xx", "_ctypes_test")):
+        try:
+            importlib.import_module(name.split(".")[0])
+        except ImportError:
+            continue
+mapped = {line.split(None, 5)[-1].strip() for line in open("/proc/self/maps")}
+print(json.dumps([[paths["stdlib"], paths["platstdlib"]], sorted(one for one in mapped if ".so" in one)]))
+"""
+
+
 @functools.cache
-def _places(python: str) -> tuple[str, tuple[str, ...], tuple[str, ...]] | None:
-    """The interpreter's real path, what it must see, and what must be hidden from it: installed packages may hold the
-    data sets that programs are graded on."""
-    ask = "import json,sys,sysconfig as s; p=s.get_paths(); print(json.dumps([sys.base_exec_prefix, p['stdlib'], p['platstdlib']]))"  # noqa: E501
-    said = subprocess.run([python, "-I", "-S", "-c", ask], capture_output=True, text=True, timeout=60)
+def _needs(python: str) -> tuple[str, list[str], list[str], list[str]]:
+    """What an interpreter needs to see: its real path, its library's folders, the C libraries by all their names, and
+    the folders in between that must look empty: installed packages may hold the data that programs are graded on."""
+    said = subprocess.run([python, "-I", "-S", "-c", ASK], capture_output=True, text=True, timeout=60)
     if said.returncode:
-        return None
-    prefix, *libraries = json.loads(said.stdout)
-    seen = [real := os.path.realpath(python), *libraries]
-    seen += [path for path in (f"{prefix}/lib", "/usr/lib", "/usr/lib64", "/lib", "/lib64") if os.path.isdir(path)]
-    shown = [path for path in dict.fromkeys(seen) if not os.path.islink(path)]
-    tops = [path for path in shown if not any(path.startswith(f"{other}/") for other in shown)]
-    hidden = [
-        str(found)
-        for top in tops
-        for pattern in ("site-packages", "dist-packages", "*/site-packages", "*/dist-packages")
-        for found in Path(top).glob(pattern)
-    ]
-    return real, tuple(tops), tuple(hidden)
+        raise SandboxError(f"{python} does not run: {said.stderr[-200:]}")
+    libraries, mapped = json.loads(said.stdout)
+    folders = list(dict.fromkeys(os.path.realpath(path) for path in libraries))
+    files = {path for path in mapped if not path.startswith(tuple(f"{folder}/" for folder in folders))}
+    for place in {*(os.path.dirname(path) for path in files), "/lib", "/lib64", "/usr/lib", "/usr/lib64"}:
+        if os.path.isdir(place):  # the loader asks for libc.so.6 or the like, a link to one of these files
+            files |= {one.path for one in os.scandir(place) if one.is_symlink() and os.path.realpath(one) in mapped}
+    hidden = [str(path) for folder in folders for path in Path(folder).glob("*-packages")]
+    return os.path.realpath(python), folders, sorted(files), hidden
 
 
-def command(python: str) -> list[str] | None:
-    """The command line that runs the driver behind walls; None if there is no bwrap or no such Python."""
-    bwrap, places = shutil.which("bwrap"), _places(python) if shutil.which(python) else None
-    if bwrap is None or places is None:
-        return None
-    real, shown, hidden = places
+@functools.cache
+def command(python: str) -> list[str]:
+    """The command line that runs the driver behind walls. Raises :class:`SandboxError` if there is no such."""
+    bwrap = shutil.which("bwrap")
+    if bwrap is None:
+        raise SandboxError("bwrap is not installed")
+    if shutil.which(python) is None:
+        raise SandboxError("there is no such interpreter")
+    real, folders, files, hidden = _needs(python)
     line = [bwrap, "--unshare-all", "--die-with-parent", "--new-session", "--clearenv", "--cap-drop", "ALL"]
-    for path in shown:
+    for path in (real, *folders, *files):
         line += ["--ro-bind", path, path]
-    for path in ("/lib", "/lib64"):
-        if os.path.islink(path):
-            line += ["--symlink", os.readlink(path), path]
     for path in hidden:
         line += ["--tmpfs", path, "--remount-ro", path]
-    return [*line, "--remount-ro", "/", "--chdir", "/", "--", real, "-I", "-S", "-B", "-c", _driver()]
+    line += ["--setenv", "LD_LIBRARY_PATH", ":".join(dict.fromkeys(os.path.dirname(path) for path in files))]
+    line += ["--remount-ro", "/", "--chdir", "/", "--"]
+    return [*line, real, "-I", "-S", "-B", "-X", "utf8", "-c", _driver()]
 
 
 class ProcessSession:
@@ -116,9 +128,8 @@ class ProcessSession:
     def __init__(self, limits: Limits, deadline: float, python: str | None):
         self._limits, self._deadline = limits, deadline
         self._reply, self._printed, self._printed_bytes = bytearray(), bytearray(), 0
-        line = [sys.executable, "-I", "-S", "-B", "-c", _driver()] if python is None else command(python)
-        if line is None:
-            raise SandboxError("bwrap or its Python has disappeared")
+        bare = [sys.executable, "-I", "-S", "-B", "-X", "utf8", "-c", _driver()]
+        line = bare if python is None else [*command(python)]
         files: tuple[int, ...] = ()
         if python is not None:
             read, write = os.pipe()
