@@ -5,8 +5,8 @@ Two sandboxes behind one function. **monty** (the package pydantic-monty) interp
 not by looking for a program. What a program fails at in monty is tried again in bubblewrap where that works, since
 monty's subset may be to blame; otherwise such an outcome is ``refused``.
 
-The verdict is never computed where the program runs. It sees only the arguments of a call; its answers come back as JSON
-and are compared in this process, or by tests that run in a second sandbox, so a program that ends early, patches
+The verdict is never computed where the program runs. It sees only the arguments of a call; its answers come back as
+JSON and are compared in this process, or by tests that run in a second sandbox, so a program that ends early, patches
 builtins or returns objects that equal everything changes nothing but its own answers.
 
 What was tried, and what is not covered, is in book/reference/sandbox.md.
@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from minirl.sandbox import plain
 from minirl.sandbox.base import Limits, Outcome, SandboxError, Session, Stopped
 from minirl.sandbox.bubblewrap import ProcessSession
 from minirl.sandbox.monty import MontySession
@@ -103,13 +104,17 @@ def grade(
 ) -> Outcome:
     """Whether the function ``entry`` that ``code`` defines passes hidden ``tests``.
 
-    Tests are either cases, compared in this process, or source that calls ``candidate`` and asserts; that source runs in
-    a sandbox of its own, never beside the program. Arguments and values are plain data: None, bool, int, float, str,
+    Tests are either cases, compared in this process, or source that calls ``candidate`` and asserts; that source runs
+    in a sandbox of its own, never beside the program. Arguments and values are plain data: None, bool, int, float, str,
     list, tuple, set, dict. The other arguments are those of :func:`run_program`. Raises :class:`SandboxError` where no
     sandbox works and when tests test nothing.
     """
     if not entry.isidentifier() or not tests:
         raise SandboxError(f"nothing to grade: entry {entry!r}, {len(tests)} tests; give a name and at least one test")
+    try:
+        plain.pack_plain(None if isinstance(tests, str) else [(case.args, case.expected) for case in tests])
+    except TypeError as error:
+        raise SandboxError(f"a test can't be given to a program or compared: {error}") from error
 
     def attempt(start: "_Start") -> None:
         with start("program") as program:
@@ -193,7 +198,9 @@ def _usable(backend: str | None, unsafe: bool) -> Iterator[str]:
             yield name
     if all(reasons.values()):
         tried = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-        raise SandboxError(f"code that a model wrote is not run without a sandbox, and none works here; {INSTALL}. {tried}")
+        raise SandboxError(
+            f"code that a model wrote is not run without a sandbox, and none works here; {INSTALL}. {tried}"
+        )
 
 
 @functools.cache
@@ -208,7 +215,7 @@ def why_not(backend: str) -> str:
 
 @functools.cache
 def _python() -> tuple[str, str]:
-    """The interpreter that bubblewrap runs (this one where it can be reached, else the system's), or why there is none."""
+    """The interpreter that bubblewrap runs (this one where it can be reached, else the system's), and why none."""
     reasons = []
     for path in dict.fromkeys([getattr(sys, "_base_executable", sys.executable), "/usr/bin/python3"]):
         reason = _probe("bubblewrap", functools.partial(ProcessSession, python=path))

@@ -95,8 +95,8 @@ class HumanEval(Task):
         """Four times the longest canonical solution."""
         return 4 * max(len(problem.solution) for problem in problems())
 
-    def corrupt(self, item: Item, rng: random.Random) -> str:
-        """The canonical solution with one of its lines left out; the empty body for a solution of one line."""
+    def corrupt(self, item: Item, rng: random.Random) -> str:  # noqa: ARG002
+        """The canonical solution without its last ``return``."""
         lines = item.answer.rstrip("\n").split("\n")
-        dropped = rng.randrange(len(lines))
-        return "\n".join(line for number, line in enumerate(lines) if number != dropped)
+        last = max(number for number, line in enumerate(lines) if "return" in line)
+        return "\n".join(line for number, line in enumerate(lines) if number != last)

