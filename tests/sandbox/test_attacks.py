@@ -1,6 +1,7 @@
 """No attack passes, in either sandbox; and those that can be tried without one show that they are attacks."""
 
 import os
+import re
 import secrets
 import socket
 import subprocess
@@ -102,3 +103,10 @@ def test_the_page_is_current(request):
     if request.config.getoption("--write-sandbox"):
         PAGE.write_text(render(OUTSIDE), encoding="utf-8")
     assert PAGE.read_text(encoding="utf-8") == render(OUTSIDE), "rewrite it: pytest tests/sandbox --write-sandbox"
+
+
+def test_the_example_of_the_page_runs():
+    if all(why_not(backend) for backend in BACKENDS):
+        pytest.skip("; ".join(f"{backend}: {why_not(backend)}" for backend in BACKENDS))
+    (example,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    subprocess.run([sys.executable, "-c", example], check=True)

@@ -39,11 +39,11 @@ def test_all_canonical_solutions_pass_in_monty_but_those_outside_its_subset(data
 
 
 def test_canonical_solutions_pass_in_bubblewrap(data, works):
-    """Every eighth and those that monty can't, to be quick; all were tried by hand and pass."""
+    """Every sixteenth and those that monty can't, to be quick; all were tried by hand and pass."""
     if "bubblewrap" not in works:
         pytest.skip(why_not("bubblewrap"))
     for number, problem in enumerate(data):
-        if number % 8 == 0 or problem.name in OUTSIDE:
+        if number % 16 == 0 or problem.name in OUTSIDE:
             assert grade_completion(problem, problem.solution, backend="bubblewrap").passed, problem.name
 
 
