@@ -153,6 +153,7 @@ class ProcessSession:
         for file in self._files.values():
             os.set_blocking(file.fileno(), False)
         self._limited = False
+        self._size = 0  # bytes of the last reply
 
     def __enter__(self) -> "ProcessSession":
         return self
@@ -166,17 +167,19 @@ class ProcessSession:
 
     def load(self, code: str, stdin: str = "") -> None:
         """Run the program's top level."""
-        self._value({"code": code, "stdin": stdin})
+        self._raise(self._ask({"code": code, "stdin": stdin}))
 
     def call(self, name: str, args: tuple[Any, ...]) -> Any:
         """Call the program's function."""
-        return unpack_answer(json.dumps(self._value({"call": name, "args": plain.pack_plain(args)})), self._limits)
+        reply = self._ask({"call": name, "args": plain.pack_plain(args)})
+        self._raise(reply)
+        return unpack_answer(reply["value"], self._size, self._limits)
 
     def check(self, code: str, candidate: Callable[..., Any]) -> None:
         """Run tests here; their calls of ``candidate`` come to this process."""
         reply = self._ask({"code": code, "check": True})
         while "call" in reply:
-            value = candidate(*unpack_answer(json.dumps(reply["call"]), self._limits))
+            value = candidate(*unpack_answer(reply["call"], self._size, self._limits))
             reply = self._ask({"value": plain.pack_plain(value)})
         self._raise(reply)
 
@@ -184,15 +187,11 @@ class ProcessSession:
         """The beginning of what was printed."""
         return self._printed.decode("utf-8", "replace")
 
-    def _value(self, message: dict[str, Any]) -> Any:
-        reply = self._ask(message)
-        self._raise(reply)
-        return reply["value"]
-
     def _raise(self, reply: dict[str, Any]) -> None:
         if "value" not in reply:
-            kind = str(reply.get("error", "no answer"))
-            raise Stopped("memory" if kind == "MemoryError" else "failed", f"{kind}: {reply.get('text', '')}")
+            # Only text is shown: the program may have written anything, lists nested beyond printing included.
+            kind, text = (str(one) if isinstance(one, str) else "?" for one in (reply.get("error"), reply.get("text")))
+            raise Stopped("memory" if kind == "MemoryError" else "failed", f"{kind}: {text}" if text else kind)
 
     def _ask(self, message: dict[str, Any]) -> dict[str, Any]:
         """Send a command, return the reply. Meanwhile drain what is printed; stop at the deadline and at any limit."""
@@ -221,7 +220,7 @@ class ProcessSession:
                         selector.unregister(key.fileobj)
                     self._take(key.data, chunk)
         line, _, rest = self._reply.partition(b"\n")
-        self._reply = rest
+        self._reply, self._size = rest, len(line)
         try:
             reply = json.loads(line)
         except (ValueError, RecursionError) as error:

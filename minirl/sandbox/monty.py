@@ -79,7 +79,10 @@ class MontySession:
         )
         *rest, answer = printed.rstrip("\n").split("\n")
         self._printed += "\n".join(rest)
-        return unpack_answer(answer, self._limits)
+        try:
+            return unpack_answer(json.loads(answer), len(answer), self._limits)
+        except (ValueError, RecursionError) as error:
+            raise Stopped("failed", "an answer is no JSON") from error
 
     def check(self, code: str, candidate: Callable[..., Any]) -> None:
         """Run tests here; their calls of ``candidate`` come to this process."""
@@ -114,11 +117,11 @@ def _stopped(error: Any, most: int) -> Stopped:
     return Stopped("refused" if missing else "failed", text, final=kind == "AssertionError")
 
 
-def unpack_answer(answer: str, limits: Limits) -> Any:
-    """The value in a line that a sandbox wrote; whatever else it wrote ends the program."""
-    if len(answer) > limits.answer_bytes:
+def unpack_answer(packed: Any, size: int, limits: Limits) -> Any:
+    """The value that a sandbox wrote in a line of ``size`` bytes; whatever else it wrote ends the program."""
+    if size > limits.answer_bytes:
         raise Stopped("failed", f"a returned value has more than {limits.answer_bytes} bytes")
     try:
-        return plain.unpack_plain(json.loads(answer))
-    except (ValueError, TypeError, RecursionError) as error:
+        return plain.unpack_plain(packed)
+    except (ValueError, TypeError) as error:
         raise Stopped("failed", f"a returned value can't be read: {type(error).__name__}") from error

@@ -21,15 +21,18 @@ def pack_plain(value):
     raise TypeError(f"a value is no plain data but of type {kind.__name__}")
 
 
-def unpack_plain(packed):
-    """The inverse. Raises ``ValueError`` or ``TypeError`` for what :func:`pack_plain` does not write."""
+def unpack_plain(packed, depth=100):
+    """The inverse. Raises ``ValueError`` or ``TypeError`` for what :func:`pack_plain` does not write, and for values
+    nested more deeply than ``depth``, which would exhaust the stack of whoever looks at them."""
+    if depth == 0:
+        raise ValueError("nested too deeply")
     if packed is None or isinstance(packed, (bool, int, float, str)):
         return packed
     if isinstance(packed, list) and packed:
         tag = packed[0]
         if tag == "dict":
-            return {unpack_plain(key): unpack_plain(one) for key, one in packed[1:]}
-        values = [unpack_plain(one) for one in packed[1:]]
+            return {unpack_plain(key, depth - 1): unpack_plain(one, depth - 1) for key, one in packed[1:]}
+        values = [unpack_plain(one, depth - 1) for one in packed[1:]]
         if tag == "list":
             return values
         if tag == "tuple":

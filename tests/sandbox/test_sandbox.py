@@ -285,6 +285,37 @@ def test_other_values_do_not(value):
         pack_plain(value)
 
 
+FORGED = {
+    "no object": "[]",
+    "no answer": "{}",
+    "no JSON": "value",
+    "not even text": "\\xff\\xfe",
+    "no packed value": '{"value": ["dict", 1]}',
+    "an object": '{"value": {"__reduce__": ["os.system"]}}',
+    "a number that is too long": '{"value": ' + "9" * 5000 + "}",
+    "infinity": '{"value": Infinity}',
+    "a deep value": '{"value": ' + '["list", ' * 400 + "1" + "]" * 401 + "}",
+    "a deeper value": '{"value": ' + "[" * 20_000,
+    "a deep error": '{"error": ' + "[" * 400 + "]" * 400 + "}",
+    "an error that is none": '{"error": {}, "text": 3}',
+    "a call": '{"call": ["tuple", 42]}',
+    "a verdict": '{"passed": true, "status": "passed"}',
+}
+
+
+@pytest.mark.parametrize("where", ["at once", "in the call"])
+@pytest.mark.parametrize("line", FORGED.values(), ids=FORGED)
+def test_a_forged_answer_fails_and_does_no_harm_to_the_parent(line, where):
+    """Every line that a program might write in place of its driver; without walls, which this is not about."""
+    write = "    import os\n    for fd in range(3, 32):\n"
+    write += "        try: os.write(fd, b'%s\\n')\n        except OSError: pass\n"
+    code = f"def f():\n{write % line}    return 1\n" + ("f()\n" if where == "at once" else "")
+    outcome = grade(code, "f", [Case((), 42)], unsafe_without_sandbox=True)
+    assert outcome.status == "failed", outcome
+    if where == "in the call":
+        assert grade(code, "f", "assert candidate() == 42", unsafe_without_sandbox=True).status == "failed"
+
+
 @pytest.mark.parametrize("text", ["[]", '["object", 1]', '["dict", [1]]', '["set", ["list"]]', "{}", '["dict", 5]'])
 def test_what_was_not_packed_is_not_unpacked(text):
     with pytest.raises((ValueError, TypeError)):
