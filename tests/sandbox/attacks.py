@@ -521,7 +521,8 @@ program = "def double(x):\\n    return 2 * x"
 outcome = grade(program, "double", [Case(args=(3,), expected=6)])
 assert outcome.passed, outcome.error
 
-tests = "for x in range(5):\\n    assert candidate(x) == x + x"  # or as source, which runs in a sandbox of its own
+# Or tests as source, which runs in a sandbox of its own:
+tests = "for x in range(5):\\n    assert candidate(x) == x + x"
 assert grade(program, "double", tests).passed
 ```
 
@@ -552,8 +553,8 @@ TAIL = """
 | as root | runs as root, in an interpreter that has no system calls to offer | runs as nobody |
 | needs | the package pydantic-monty | Linux with user namespaces, x86_64 or aarch64, the package bubblewrap |
 
-Each is probed before its first use: a program that opens a file of the parent, connects to a server of this machine and
-starts a process must fail at all of it. Tests never run beside the program: it gets the arguments of one call at a
+Each is probed before its first use: a program must fail to open a file of the parent and, under bubblewrap, to write
+one, list processes, connect to a server of this machine, start a thread or a process. Tests never run beside the program: it gets the arguments of one call at a
 time and answers in JSON, which is compared in the parent, or by the tests in another sandbox.
 
 ## What is not covered
