@@ -554,8 +554,9 @@ TAIL = """
 | needs | the package pydantic-monty | Linux with user namespaces, x86_64 or aarch64, the package bubblewrap |
 
 Each is probed before its first use: a program must fail to open a file of the parent and, under bubblewrap, to write
-one, list processes, connect to a server of this machine, start a thread or a process. Tests never run beside the program: it gets the arguments of one call at a
-time and answers in JSON, which is compared in the parent, or by the tests in another sandbox.
+one, list processes, connect to a server of this machine, start a thread or a process. Tests never run beside the
+program: it gets the arguments of one call at a time and answers in JSON, which is compared in the parent, or by the
+tests in another sandbox.
 
 ## What is not covered
 
