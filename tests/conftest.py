@@ -12,3 +12,4 @@ torch.set_num_threads(1)
 def pytest_addoption(parser):
     parser.addoption("--write-objectives", action="store_true", help="rewrite book/reference/objectives.md")
     parser.addoption("--write-bad-input", action="store_true", help="rewrite book/reference/bad-input.md")
+    parser.addoption("--write-sandbox", action="store_true", help="rewrite book/reference/sandbox.md")

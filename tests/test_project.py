@@ -286,6 +286,7 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "config": {"errors"},
     "tasks": {"errors", "config"},
+    "sandbox": {"errors", "tasks"},
     "policy": {"errors"},
     "objectives": {"config"},
     "rollouts": {"policy", "tasks"},
@@ -401,6 +402,7 @@ def test_what_is_tracked_is_small_and_no_leftover():
 
 
 FORBIDDEN = {"eval", "exec", "compile", "__import__", "os.system", "torch.load", "yaml.unsafe_load", "yaml.full_load"}
+INSIDE = "minirl.sandbox.inside"  # runs only within the sandbox, which is what it is for; no module imports it
 
 
 def test_no_code_runs_text_swallows_errors_or_unpickles():
@@ -409,6 +411,7 @@ def test_no_code_runs_text_swallows_errors_or_unpickles():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call):
                 runs_text = ast.unparse(node.func) in FORBIDDEN or any(word.arg == "shell" for word in node.keywords)
+                runs_text &= module_name(path) != INSIDE
             else:
                 runs_text = isinstance(node, ast.Import | ast.ImportFrom) and "pickle" in ast.unparse(node)
             swallows = isinstance(node, ast.ExceptHandler) and (node.type is None or isinstance(node.body[0], ast.Pass))
