@@ -22,7 +22,7 @@ EXEMPT = (
     re.compile(r"\$[^$\n]+\$"),
     re.compile(r"\]\([^)]*\)|https?://\S+"),
     re.compile(r"\b\d{4}\.\d{5}\b"),  # arXiv
-    re.compile(r"\b(?:Python|TRL|Book|version)\s+\d+(?:\.\d+)+"),
+    re.compile(r"\b(?:Python|TRL|Book|Linux|version)\s+\d+(?:\.\d+)+"),
     re.compile(r"\b9[059]\s?%(?=\s+(?:\w+[\s-])?intervals?\b)"),
     re.compile(r"(?<![\d.])(?:0|100)\s?%"),
 )
