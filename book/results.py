@@ -303,14 +303,21 @@ def forest_rows(picked: Iterable[tuple[str, Mapping[str, Any]]]) -> list[dict[st
     return sorted(rows, key=lambda row: -row["effect"])
 
 
+def on_a_share(condition: Mapping[str, Any]) -> bool:
+    """Whether a condition's metric is a share of something: those in nats and bits, ``log…``, have no place on the axis
+    of shares."""
+    return not condition["metric"].startswith("log")
+
+
 def main_effects() -> list[tuple[str, Mapping[str, Any]]]:
-    """The first condition of every claim: treatment against the baseline that matters most.
+    """The first condition of every claim that is on a share: treatment against the baseline that matters most.
 
     Where the claim as a whole is not what this condition is, its verdict stands beside the name.
     """
     rows = []
     for one in all_settled():
-        condition, verdict = one.entry["conditions"][0], one.entry["verdict"]
+        shares = (condition for condition in one.entry["conditions"] if on_a_share(condition))
+        condition, verdict = next(shares, one.entry["conditions"][0]), one.entry["verdict"]
         whole = "" if verdict == condition["verdict"] else f" (claim {verdict})"
         rows.append((one.item.slug + whole, condition))
     return rows
@@ -322,7 +329,8 @@ def open_and_null() -> list[tuple[str, Mapping[str, Any]]]:
         (one.item.slug, condition)
         for one in all_settled()
         for condition in one.entry["conditions"]
-        if condition["verdict"] != "supported" or condition["kind"] in ("null", "equivalence")
+        if on_a_share(condition)
+        and (condition["verdict"] != "supported" or condition["kind"] in ("null", "equivalence"))
     ]
 
 
