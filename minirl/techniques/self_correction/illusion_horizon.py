@@ -20,7 +20,7 @@ Departures from the paper
    after a text that was written for it. So it has no sampling error, and items with errors at the same places are
    compared.
 3. The base has read clerks who never slip and clerks who often do. Expecting more errors after errors is what such text
-   teaches; a second base, whose clerks all slip alike, is the check.
+   teaches; `ledger-novice`, which has not learned yet to tell the clerks apart, is the check.
 
 ========== ========================= ==========================================================
 symbol     metric                    meaning
