@@ -16,12 +16,11 @@ from typing import Any
 
 import yaml
 
-from book import reference, results, systems
+from book import reference, results, systems, trust
 from book.typed import all_typed
 from minirl.config import nearest
 from minirl.errors import ConfigError, MinirlError
-from minirl.experiments.registry import Technique, project_root, technique, techniques
-from minirl.experiments.report import results_directory
+from minirl.experiments.registry import Technique, project_root, results_directory, technique, techniques
 from minirl.experiments.rundir import write_atomically
 
 BOOK = Path(__file__).parent
@@ -37,8 +36,10 @@ INSERTS: dict[str, Callable[[], str]] = {
     "systems": systems.systems_tables,
     "config": reference.config_reference,
     "methods": reference.method_reference,
+    "samplers": reference.sampler_reference,
     "claims-config": reference.claim_reference,
     "cli": reference.cli_reference,
+    "trust": trust.trust_table,
 }
 
 

@@ -17,6 +17,7 @@ from minirl.cli import build_parser
 from minirl.config import BudgetConfig, EvaluationConfig, Experiment, TaskConfig, TrainConfig
 from minirl.experiments.claims import Claim, ClaimEvaluation, Condition, Note, Paper
 from minirl.experiments.registry import project_root, techniques
+from minirl.rollouts.samplers import SAMPLERS
 from minirl.techniques.base import Method
 
 CONFIG: tuple[type[BaseModel], ...] = (Experiment, TaskConfig, TrainConfig, EvaluationConfig, BudgetConfig)
@@ -133,6 +134,13 @@ def method_reference() -> str:
         pending += cls.__subclasses__()
     named = sorted((cls for cls in found if "name" in vars(cls)), key=lambda cls: cls.name)
     return "\n".join(f"### {cls.name}\n\n{markdown(cls.__doc__ or '')}\n\n{model_table(cls)}" for cls in named)
+
+
+def sampler_reference() -> str:
+    """What says which problems come next: ``sampler: {rule: …, KEY: …}``."""
+    return "\n".join(
+        f"### {name}\n\n{markdown(rule.__doc__ or '')}\n\n{model_table(rule)}" for name, rule in SAMPLERS.items()
+    )
 
 
 # --- Commands -------------------------------------------------------------------------------------------------------

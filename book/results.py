@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 from minirl.config import nearest
 from minirl.errors import ConfigError
 from minirl.experiments.claims import Claim, Condition, evaluate_claim, holds_when, load_claim
-from minirl.experiments.registry import Technique, claim_path, technique, techniques
-from minirl.experiments.report import result_files, results_directory, stale_parts
+from minirl.experiments.registry import Technique, claim_path, result_files, results_directory, technique, techniques
 from minirl.experiments.rundir import read_json
+from minirl.experiments.staleness import stale_parts
 from minirl.show.figures import effect_forest
 
 ARXIV = "https://arxiv.org/abs/"

@@ -3,7 +3,9 @@
 import argparse
 import json
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +15,9 @@ from minirl.errors import MinirlError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 done, 1 a clear error of ours, 2 wrong usage."""
     options = build_parser().parse_args(arguments)
+    before = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the processes that we started end too
     try:
         status = options.run(options) or 0
         sys.stdout.flush()
@@ -26,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("minirl: interrupted; the same command continues where it stood", file=sys.stderr)
         return 130
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -92,6 +100,18 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("slugs", nargs="*", metavar="SLUG", help="default: every technique with results")
     command.add_argument("--json", action="store_true", help="machine-readable, documented in README.md")
     command.set_defaults(run=audit)
+
+    command = commands.add_parser(
+        "verify", help="compute seeds again from nothing and compare every number with the committed one"
+    )
+    command.add_argument("slugs", nargs="*", metavar="SLUG", help="default: every technique with results")
+    command.add_argument("--tier", default="tiny", help="smoke, tiny, small or large (default: tiny)")
+    command.add_argument("--seeds", default="0", metavar="0-4", help="default: 0")
+    command.add_argument("--variant", default=None, help="only that second config (default: the tier and all of them)")
+    command.add_argument("--jobs", type=int, default=None, help="seeds side by side (default: as many as cores allow)")
+    command.add_argument("--stamp", action="store_true", help="record what came out identical: it is stale no longer")
+    command.add_argument("--out", type=Path, default=None, metavar="DIR", help="of the runs (default: runs/verify)")
+    command.set_defaults(run=verify)
 
     command = commands.add_parser("why", help="the chain from a number to claim, seeds, commits, config and machine")
     command.add_argument("slug", metavar="SLUG")
@@ -270,6 +290,35 @@ def audit(options: argparse.Namespace) -> int:
     else:
         print(auditing.render(found))
     return 1 if found.failures else 0
+
+
+def verify(options: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from minirl.experiments import verify as verifying
+    from minirl.experiments.runner import parse_seeds, shown
+
+    out = options.out or verifying.default_directory()
+    wanted = verifying.committed(options.slugs, options.tier, parse_seeds(options.seeds), options.variant)
+    print(verifying.announcement(wanted, out), flush=True)
+    checks = []
+    for check in verifying.verify(wanted, out, options.jobs):
+        checks.append(check)
+        tqdm.write(verifying.render(check))
+        sys.stdout.flush()  # a log is read while hours go by
+    identical = sum(check.identical for check in checks)
+    print(f"{identical} of {len(checks)} identical")
+    status = int(identical < len(checks))
+    for results in wanted if options.stamp else ():
+        try:
+            path = verifying.stamp([check for check in checks if check.results is results])
+            print(f"stamped: {shown(path)}")
+        except MinirlError as error:
+            print(f"not stamped: {results.name}: {error}")
+            status = 1
+    if options.stamp:
+        print("`minirl report` brings tables and summaries up to date.")
+    return status
 
 
 def why(options: argparse.Namespace) -> None:

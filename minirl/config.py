@@ -42,6 +42,11 @@ class Strict(BaseModel):
         return value
 
 
+def _absent(value: Any) -> bool:
+    """For keys that came later: a config that does not use them is what it was, and so is its hash."""
+    return value is None
+
+
 class TaskConfig(Strict):
     """Which problems: a task of :mod:`minirl.tasks` at one difficulty level."""
 
@@ -72,6 +77,9 @@ class TrainConfig(Strict):
     max_grad_norm: PositiveFloat = 1.0
     micro_batches: PositiveInt = 1
     checkpoint_every: PositiveInt = 50
+    tokens: PositiveInt | None = Field(
+        default=None, exclude_if=_absent, description="training ends when so many were generated, or after `updates`"
+    )
 
 
 class EvaluationConfig(Strict):
@@ -91,7 +99,11 @@ class BudgetConfig(Strict):
 
 
 class Experiment(Strict):
-    """A reproduction at one tier: one base, one task, one training budget, several arms."""
+    """A reproduction at one tier: one base, one task, one training budget, several arms.
+
+    ``sampler`` says which problems come next (:mod:`minirl.rollouts.samplers`), for arms without one of their own; by
+    default there are fresh ones of the task's level in every update.
+    """
 
     slug: str
     tier: Tier
@@ -101,6 +113,7 @@ class Experiment(Strict):
     evaluation: EvaluationConfig
     budget: BudgetConfig
     arms: dict[str, dict[str, Any]] = Field(min_length=1)
+    sampler: dict[str, Any] | str | None = Field(default=None, exclude_if=_absent)
     threads: PositiveInt = 1
     device: str = "cpu"
 
@@ -129,7 +142,20 @@ class _StrictLoader(yaml.SafeLoader):
             raise yaml.MarkedYAMLError(
                 problem=f"{node.value} begins with 0, octal in YAML", problem_mark=node.start_mark
             )
-        return super().construct_yaml_int(node)
+        number: int = super().construct_yaml_int(node)
+        if abs(number) >= 10**300:  # in base 60, 16 or 2 it may have digits that nobody can convert back
+            raise yaml.MarkedYAMLError(problem="a number of more than 300 digits", problem_mark=node.start_mark)
+        return number
+
+
+def _parse(text: str) -> Any:
+    """``text`` as YAML. Raises :class:`yaml.YAMLError`, also for values that PyYAML's own constructors stumble over."""
+    try:
+        return yaml.load(text, Loader=_StrictLoader)
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:  # 5,000 digits, `!!int ""`
+        raise yaml.YAMLError(f"a value is not what it looks like ({error})") from error
+    except RecursionError as error:
+        raise yaml.YAMLError("it is nested too deeply") from error
 
 
 _StrictLoader.add_constructor("tag:yaml.org,2002:int", _StrictLoader.construct_yaml_int)
@@ -141,14 +167,18 @@ def load_yaml(path: Path, _seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     Raises :class:`ConfigError` for a missing or unreadable file, bad YAML, a repeated key or a circle of extends.
     """
     path = Path(path)
-    if path.resolve() in _seen:
+    try:
+        circle = path.resolve() in _seen
+    except (OSError, ValueError) as error:  # a name that no file can have
+        raise ConfigError(f"{str(path)[:200]!r} is no file: {error}") from error
+    if circle:
         raise ConfigError(f"{path}: 'extends' goes round in a circle: {' → '.join(p.name for p in _seen)}")
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+        data = _parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file{f', though {_seen[-1]} extends it' if _seen else ''}") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
+        raise ConfigError(f"{str(path)[:200]}: cannot be read: {error}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(data, dict):
@@ -193,7 +223,7 @@ def parse_overrides(pairs: Iterable[str] | Mapping[str, Any]) -> dict[str, Any]:
             if not sign or not key.strip():
                 raise ConfigError(f"override {pair!r} is not of the form key=value, e.g. train.updates=10")
             try:
-                split[key.strip()] = yaml.load(value, Loader=_StrictLoader)
+                split[key.strip()] = _parse(value)
             except yaml.YAMLError as error:
                 problem = getattr(error, "problem", None) or error
                 raise ConfigError(f"override {key!r}: the value {value!r} is not valid YAML: {problem}") from error

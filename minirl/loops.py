@@ -10,7 +10,7 @@ saved. All randomness of update u is derived from (seed, u), so a resumed run dr
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -21,12 +21,23 @@ from minirl.errors import TrainingError
 from minirl.objectives.distillation import align, distillation
 from minirl.objectives.kl import EXACT_UP_TO, estimated_kl, exact_kl, kl_penalty
 from minirl.objectives.policy_gradient import Objective, Totals, policy_gradient, token_weights
+from minirl.objectives.preference import sequence_logprobs
 from minirl.objectives.supervised import cross_entropy
 from minirl.policy.logprobs import entropy, token_logprobs
 from minirl.policy.models import Policy, follow
 from minirl.rollouts.episodes import Rollouts
+from minirl.rollouts.samplers import Problems, Rule
 from minirl.tasks import Item, get
-from minirl.techniques.base import Credit, OnlinePhase, Phase, SupervisedPhase, Teacher, episodes
+from minirl.techniques.base import (
+    Credit,
+    OnlinePhase,
+    Pairs,
+    Phase,
+    PreferencePhase,
+    SupervisedPhase,
+    Teacher,
+    episodes,
+)
 
 Record = dict[str, Any]
 
@@ -34,10 +45,17 @@ Record = dict[str, Any]
 class Learner:
     """A policy being trained, its reference, and the optimiser; all that a checkpoint has to hold."""
 
-    def __init__(self, policy: Policy, task: TaskConfig, train: TrainConfig, seed: int) -> None:
+    def __init__(
+        self, policy: Policy, task: TaskConfig, train: TrainConfig, seed: int, sampler: Rule | None = None
+    ) -> None:
         self.policy, self.task, self.level = policy, get(task.name), task.level
         self.train, self.seed = train, seed
+        self.sampler: Problems | None = None
+        if sampler:
+            self.sampler = Problems(sampler, self.task, self.level, derive_seed(seed, "problems"))
         self.reference = policy.frozen_copy()
+        self.pairs: Pairs | None = None  # what the current preference phase learns from
+        self.memory: dict[str, Tensor] = {}  # what the current online phase knows from earlier updates
         self.parameters = [p for p in policy.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=train.learning_rate, weight_decay=train.weight_decay, fused=True
@@ -46,9 +64,16 @@ class Learner:
         self.generated_tokens = 0
 
     def problems(self, update: int, count: int) -> list[Item]:
-        """The ``count`` training items of ``update``; every update sees fresh ones."""
+        """The ``count`` training items of ``update``: fresh ones of the level, or what the sampler chooses."""
+        if self.sampler:
+            return self.sampler.draw(update, count, self.progress(update), self.generator(update, "sampler"))
         seed = derive_seed(self.seed, "problems")
         return self.task.items(seed, range(update * count, (update + 1) * count), self.level)
+
+    def progress(self, update: int) -> float:
+        """Share of training that is done before ``update``: of the tokens if they are limited, else of the updates."""
+        of_updates = update / self.train.updates
+        return max(of_updates, self.generated_tokens / self.train.tokens) if self.train.tokens else of_updates
 
     def generator(self, update: int, purpose: str) -> torch.Generator:
         """Random numbers that depend on (run seed, update, purpose) and on nothing that happened before."""
@@ -88,8 +113,10 @@ def run_phases(learner: Learner, phases: list[Phase]) -> Iterator[Record]:
         if learner.updates_done < last:
             if isinstance(phase, OnlinePhase):
                 records = online(learner, phase, last)
-            else:
+            elif isinstance(phase, SupervisedPhase):
                 records = supervised(learner, phase, first, last)
+            else:
+                records = preference(learner, phase, last)
             for record in records:
                 yield {
                     "update": learner.updates_done,
@@ -103,23 +130,32 @@ def run_phases(learner: Learner, phases: list[Phase]) -> Iterator[Record]:
 def online(learner: Learner, phase: OnlinePhase, last: int) -> Iterator[Record]:
     """Policy-gradient updates ``learner.updates_done`` … ``last`` − 1 on fresh rollouts."""
     train = learner.train
-    roll_out = phase.roll_out or episodes(train)
+    roll_out, stats_of = phase.roll_out or episodes(train), phase.stats or rollout_stats
+    if phase.memory and learner.memory:
+        phase.memory.load(learner.memory)
     for update in range(learner.updates_done, last):
+        if train.tokens and learner.generated_tokens >= train.tokens:
+            return
         items, noise = learner.problems(update, train.prompts), learner.generator(update, "sampling")
         rollouts = roll_out(learner.policy, learner.task, items, generator=noise)
         learner.generated_tokens += rollouts.generated_tokens()
-        stats = rollout_stats(rollouts)
+        stats = stats_of(rollouts)
         if phase.shuffle_scores:
             order = torch.randperm(len(rollouts.items), generator=learner.generator(update, "shuffle"))
             rollouts.scores = rollouts.scores[order.to(rollouts.scores.device)]
+        if learner.sampler:
+            stats |= learner.sampler.observe(rollouts, learner.generator(update, "observe"))
         credit = phase.credit(rollouts)
         teacher = phase.teacher(learner.policy, learner.task, rollouts) if phase.teacher else None
         sequences = credit.sequences or rollouts
         for _ in range(train.passes):
             losses: dict[str, float] = {}  # of the last pass
-            norm = learner.step(policy_losses(learner, sequences, credit, phase.objective, losses, teacher))
+            norm = learner.step(policy_losses(learner, sequences, credit, phase.objective, losses, teacher, phase.loss))
         follow(learner.reference, learner.policy, phase.reference_decay)
         learner.updates_done += 1
+        if phase.memory:
+            stats |= phase.memory.learned(learner.policy) or {}
+            learner.memory = phase.memory.state() if learner.updates_done < last else {}
         yield {**stats, **credit.stats, **losses, **norm}
 
 
@@ -130,6 +166,7 @@ def policy_losses(
     objective: Objective,
     stats: dict[str, float],
     teacher: Teacher | None = None,
+    loss_of: Callable[..., tuple[Tensor, dict[str, float]]] = policy_gradient,
 ) -> Iterator[Tensor]:
     """The loss of every micro-batch; they add up to the loss of the whole batch, whose values end up in ``stats``.
 
@@ -149,7 +186,7 @@ def policy_losses(
         logits = policy.logits(ids[:, :-1], group, shared) / train.temperature
         logprobs = token_logprobs(logits, ids[:, columns])
         sampled, advantages = rollouts.logprobs[rows, columns], credit.advantages[rows, columns]
-        loss, parts = policy_gradient(logprobs, sampled, advantages, own, objective, totals)
+        loss, parts = loss_of(logprobs, sampled, advantages, own, objective, totals)
         if penalised:
             with torch.no_grad():
                 reference_logits = learner.reference.logits(ids[:, :-1], group, shared) / train.temperature
@@ -199,11 +236,16 @@ def piece(episodes: int, samples: int, micro_batches: int) -> int:
 def supervised(learner: Learner, phase: SupervisedPhase, first: int, last: int) -> Iterator[Record]:
     """Imitation updates ``learner.updates_done`` … ``last`` − 1 on minibatches of ``phase.collect``'s examples.
 
-    The examples depend on the frozen reference and the seed alone, so a resumed run collects the same ones again.
+    The examples depend on the reference, which stands still meanwhile, and the seed alone, so a resumed run collects
+    the same ones again.
     """
+    stats: dict[str, float] = {}
+    if learner.updates_done == first and phase.from_policy:
+        follow(learner.reference, learner.policy, 0.0)
     examples = phase.collect(learner)
     if learner.updates_done == first:
         learner.generated_tokens += examples.generated_tokens
+        stats = examples.stats
     batch = learner.train.prompts * learner.train.samples
     for update in range(learner.updates_done, last):
         rows = torch.randint(len(examples.ids), (batch,), generator=learner.generator(update, "minibatch"))
@@ -218,7 +260,44 @@ def supervised(learner: Learner, phase: SupervisedPhase, first: int, last: int) 
 
         norm = learner.step(loss())
         learner.updates_done += 1
-        yield {**norm, **losses}
+        yield {**stats, **norm, **losses}
+        stats = {}
+
+
+def preference(learner: Learner, phase: PreferencePhase, last: int) -> Iterator[Record]:
+    """Updates ``learner.updates_done`` … ``last`` − 1 on minibatches of ``phase.collect``'s pairs.
+
+    The pairs come from a policy that is gone after the first update, so the learner keeps them until the phase ends.
+    """
+    stats: dict[str, float] = {}
+    if learner.pairs is None:
+        learner.pairs = phase.collect(learner)
+        follow(learner.reference, learner.policy, 0.0)
+        learner.generated_tokens += learner.pairs.generated_tokens
+        stats = learner.pairs.stats
+    pairs, size = learner.pairs, max(1, learner.train.prompts * learner.train.samples // 2)
+    for update in range(learner.updates_done, last):
+        chosen = torch.randint(len(pairs.confidence), (size,), generator=learner.generator(update, "minibatch"))
+        losses: dict[str, float] = {}
+
+        def loss(chosen: Tensor = chosen, losses: dict[str, float] = losses) -> Iterator[Tensor]:
+            for some in chosen.split(math.ceil(size / learner.train.micro_batches)):
+                rows = torch.stack([2 * some, 2 * some + 1], dim=1).flatten()
+                ids, own = pairs.ids[rows], pairs.own[rows, 1:]
+                with torch.no_grad():
+                    theirs = token_logprobs(learner.reference.logits(ids[:, :-1]), ids[:, 1:])
+                ratios = sequence_logprobs(token_logprobs(learner.policy.logits(ids[:, :-1]), ids[:, 1:]) - theirs, own)
+                value, said = phase.loss(ratios[::2], ratios[1::2], pairs.confidence[some], normaliser=size)
+                for name, number in said.items():
+                    losses[name] = losses.get(name, 0.0) + number
+                yield value
+
+        norm = learner.step(loss())
+        learner.updates_done += 1
+        if learner.updates_done == last:
+            learner.pairs = None
+        yield {**stats, **norm, **losses}
+        stats = {}
 
 
 def rollout_stats(rollouts: Rollouts) -> dict[str, float]:

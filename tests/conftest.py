@@ -13,3 +13,5 @@ def pytest_addoption(parser):
     parser.addoption("--write-objectives", action="store_true", help="rewrite book/reference/objectives.md")
     parser.addoption("--write-bad-input", action="store_true", help="rewrite book/reference/bad-input.md")
     parser.addoption("--write-sandbox", action="store_true", help="rewrite book/reference/sandbox.md")
+    parser.addoption("--write-faults", action="store_true", help="rewrite book/reference/faults.md")
+    parser.addoption("--write-supply", action="store_true", help="rewrite book/reference/supply.md")

@@ -12,13 +12,13 @@ from minirl.cli import build_parser, main
 from minirl.errors import RunError
 from minirl.experiments import doctor
 from minirl.experiments.bases import check_target
-from minirl.experiments.registry import claim_path, techniques
-from minirl.experiments.report import result_files
+from minirl.experiments.registry import claim_path, result_files, techniques
 from minirl.policy.models import base_names
 
 BASE = base_names()[0]
 COMMANDS = [
-    [name] for name in ("list", "open", "new", "reproduce", "sweep", "claims", "report", "doctor", "audit", "why")
+    [name]
+    for name in ("list", "open", "new", "reproduce", "sweep", "claims", "report", "doctor", "audit", "verify", "why")
 ]
 COMMANDS += [["bases", "list"], ["bases", "build"]]
 HEAVY = ("torch", "transformers", "pydantic", "numpy", "yaml", "matplotlib")

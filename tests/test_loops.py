@@ -6,6 +6,7 @@ lower-case letter (26 of the 87 tokens).
 
 import copy
 import dataclasses
+import functools
 import math
 from types import SimpleNamespace
 
@@ -21,13 +22,24 @@ from minirl.experiments.rundir import load_newest_checkpoint, save_checkpoint
 from minirl.loops import Learner, derive_seed, piece, policy_losses, rollout_stats, run_phases
 from minirl.objectives.distillation import distillation
 from minirl.objectives.policy_gradient import OBJECTIVES
+from minirl.objectives.preference import cream
 from minirl.policy.logprobs import pad_rows, token_logprobs
 from minirl.policy.models import Policy, tiny_llama
 from minirl.rollouts.episodes import Rollouts, roll_out
+from minirl.rollouts.samplers import SAMPLERS, read_rule
 from minirl.tasks import Item
 from minirl.tasks.add import Addition
 from minirl.techniques import base
-from minirl.techniques.base import Credit, Examples, OnlinePhase, SupervisedPhase, Teacher, turn_credit
+from minirl.techniques.base import (
+    Credit,
+    Examples,
+    OnlinePhase,
+    Pairs,
+    PreferencePhase,
+    SupervisedPhase,
+    Teacher,
+    turn_credit,
+)
 from minirl.techniques.baselines import MultiTurnRL
 
 REINFORCE = OBJECTIVES["reinforce"]
@@ -36,7 +48,8 @@ TRAIN = TrainConfig(updates=4, prompts=3, samples=4, turns=2, learning_rate=1e-2
 
 def make_learner(seed: int = 0, policy: Policy | None = None, **changes) -> Learner:
     policy = policy or tiny_llama(16, 2, 4)
-    learner = Learner(policy, TaskConfig(name="add", level=1), TRAIN.model_copy(update=changes), seed)
+    rule = changes.pop("sampler", None)
+    learner = Learner(policy, TaskConfig(name="add", level=1), TRAIN.model_copy(update=changes), seed, rule)
     learner.task = Lenient()
     return learner
 
@@ -920,6 +933,340 @@ def test_imitation_learns():
     assert records[-1]["loss/supervised"] < 2.0
 
 
+# --- preference -----------------------------------------------------------------------------------------------------
+
+BETA = 0.5
+WEIGHTED_DPO = functools.partial(cream, beta=BETA)  # with a confidence of 1 it is DPO
+
+
+def some_pairs(learner: Learner | None = None, confidence: float = 1.0) -> Pairs:
+    """Five pairs of seven tokens; of each row the tokens from the fourth on are a completion, of one to four tokens."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(3, 87, (10, 7), generator=generator)
+    ends = 4 + torch.randint(4, (10, 1), generator=generator)
+    own = (torch.arange(7) >= 3) & (torch.arange(7) < ends)
+    return Pairs(ids, own, torch.full((5,), confidence), 500, {"agreement": 0.75})
+
+
+def preferring(updates: int = 3, **changes) -> PreferencePhase:
+    settings = {"name": "DPO", "updates": updates, "collect": some_pairs, "loss": WEIGHTED_DPO, **changes}
+    return PreferencePhase(**settings)
+
+
+def apart(micro_batches: int = 1, pairs: Pairs | None = None) -> Learner:
+    """A learner in the middle of a preference phase: its policy has moved away from the reference."""
+    learner = make_learner(policy=tiny_llama(16, 2, 4, seed=1), micro_batches=micro_batches, max_grad_norm=1e9)
+    learner.reference = tiny_llama(16, 2, 4, seed=2).frozen_copy()
+    learner.pairs = pairs or some_pairs()
+    return learner
+
+
+def log_ratio(policy: Policy, reference: Policy, ids: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    """log π − log π_ref of one completion, token by token and without the loop's functions."""
+    total = torch.zeros(())
+    for speaker, sign in ((policy, 1), (reference, -1)):
+        probabilities = speaker.logits(ids[None])[0].softmax(-1)
+        for position in own.nonzero().flatten().tolist():  # what stands before it says how likely it is
+            total = total + sign * probabilities[position - 1, ids[position]].log()
+    return total
+
+
+def test_preference_is_dpo_on_the_same_pairs():
+    learner = apart()
+    before = Policy(copy.deepcopy(learner.policy.model), learner.policy.tokenizer)
+    (record,) = train(learner, preferring(1))
+    pairs = some_pairs()
+    # Half as many pairs as rollouts: 3 problems × 4 samples / 2 = 6, with replacement.
+    drawn = torch.randint(5, (6,), generator=learner.generator(0, "minibatch")).tolist()
+    assert len(set(drawn)) < 6
+    chosen, rejected = (
+        torch.stack([log_ratio(before, learner.reference, pairs.ids[row], pairs.own[row]) for row in rows])
+        for rows in ([2 * i for i in drawn], [2 * i + 1 for i in drawn])
+    )
+    loss = -(BETA * (chosen - rejected)).sigmoid().log().mean()
+    assert loss.item() != pytest.approx(math.log(2), abs=0.01)  # there are margins
+    assert record == {
+        "update": 1,
+        "phase": "DPO",
+        "generated_tokens": 0,  # these pairs were there before
+        "loss/preference": pytest.approx(loss.item(), abs=1e-5),
+        "preference/margin": pytest.approx((chosen - rejected).mean().item(), abs=1e-5),
+        "preference/accuracy": pytest.approx((chosen > rejected).float().mean().item()),
+        "preference/chosen": pytest.approx(chosen.mean().item(), abs=1e-5),
+        "preference/rejected": pytest.approx(rejected.mean().item(), abs=1e-5),
+        "grad_norm": pytest.approx(record["grad_norm"]),
+    }
+    loss.backward()
+    for (name, theirs), mine in zip(before.model.named_parameters(), learner.policy.model.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-6, rtol=1e-4, msg=name)
+    assert max(p.grad.abs().max().item() for p in learner.policy.model.parameters()) > 0.01
+
+
+class Successors:
+    """A policy over eight symbols that says something of its own after each of them."""
+
+    def __init__(self, seed: int) -> None:
+        self.table = torch.randn(8, 8, generator=torch.Generator().manual_seed(seed)).requires_grad_()
+
+    def logits(self, ids, group=1, shared=0):
+        return self.table[ids[:, shared:]]
+
+
+def with_stand_ins(pairs: Pairs, policy, reference) -> SimpleNamespace:
+    """What the loop needs of a learner, without an optimiser: a step adds up gradients and no more."""
+
+    def step(losses) -> dict[str, float]:
+        for loss in losses:
+            loss.backward()
+        return {}
+
+    return SimpleNamespace(
+        policy=policy, reference=reference, pairs=pairs, train=TRAIN, updates_done=0, step=step,
+        generator=lambda update, purpose: torch.Generator().manual_seed(update),
+    )  # fmt: skip
+
+
+def test_preference_by_hand():
+    # One pair: after 1 the policy says 0 with probability ½ and 1 with ½, after 0 it says (¾, ¼); the reference says
+    # (¼, ¾) after 0 and (½, ½) after 1. The chosen one is 1 [0 1], the rejected one 0 [0], and then padding.
+    pairs = Pairs(
+        ids=torch.tensor([[1, 0, 1], [0, 0, 1]]),
+        own=torch.tensor([[False, True, True], [False, True, False]]),
+        confidence=torch.tensor([0.9]),
+        generated_tokens=0,
+    )
+    policy, reference = Bigram((0.75, 0.25), (0.5, 0.5)), Bigram((0.25, 0.75), (0.5, 0.5))
+    learner = with_stand_ins(pairs, policy, reference)
+    (record,) = loops.preference(learner, preferring(1), 1)
+    # ℓ(w) = ln ½ − ln ½ + ln ¼ − ln ¾ = −1.098612; ℓ(l) = ln ¾ − ln ¼ = 1.098612; m = −2.197225 = −ln 9.
+    # βm = −ln 3: σ = ¼. All six pairs are this one: 0.9 ln 4 + 0.1 ln (4/3) = 1.276433.
+    assert record == {
+        "loss/preference": pytest.approx(0.9 * math.log(4) + 0.1 * math.log(4 / 3)),
+        "preference/margin": pytest.approx(-math.log(9)),
+        "preference/accuracy": 0.0,
+        "preference/chosen": pytest.approx(-math.log(3)),
+        "preference/rejected": pytest.approx(math.log(3)),
+    }
+    # ∂/∂m = β (σ − 0.9) = −0.325. Of z after 0: ∂m = ((0, 1) − (¾, ¼)) − ((1, 0) − (¾, ¼)) = (−1, 1). After 1 the
+    # chosen one says 0: (1, 0) − (½, ½) = (½, −½).
+    expected = -0.325 * torch.tensor([[-1.0, 1.0], [0.5, -0.5]])
+    torch.testing.assert_close(policy.table.grad, expected, atol=1e-6, rtol=0)
+    assert reference.table.grad is None
+
+
+def test_tokens_that_are_masked_have_no_gradient():
+    # Context 1 2, completions 3 4 and 5, then what does not count: 6 and 7. Own tokens stand behind 2, 3 and 2.
+    pairs = Pairs(
+        ids=torch.tensor([[1, 2, 3, 4, 6, 7], [1, 2, 5, 6, 7, 6]]),
+        own=torch.tensor([[0, 0, 1, 1, 0, 0], [0, 0, 1, 0, 0, 0]]).bool(),
+        confidence=torch.ones(1),
+        generated_tokens=0,
+    )
+    policy = Successors(0)
+    list(loops.preference(with_stand_ins(pairs, policy, Successors(1)), preferring(1), 1))
+    assert [symbol for symbol in range(8) if policy.table.grad[symbol].any()] == [2, 3]
+    # Not even where what does not count is impossible: −∞ times 0 would be NaN.
+    policy, grad = Successors(0), policy.table.grad
+    with torch.no_grad():
+        policy.table[4:, 6:] = -math.inf
+        policy.table[1, 2] = -math.inf
+    list(loops.preference(with_stand_ins(pairs, policy, Successors(1)), preferring(1), 1))
+    torch.testing.assert_close(policy.table.grad[2:4], grad[2:4])
+
+
+def test_what_stands_behind_a_completion_plays_no_part():
+    pairs = some_pairs()
+    behind = (torch.arange(7) >= 3) & ~pairs.own
+    assert behind.any()
+    other = dataclasses.replace(pairs, ids=pairs.ids.where(~behind, 5))
+    first = dataclasses.replace(pairs, ids=torch.cat([pairs.ids[:, :1].flip(0), pairs.ids[:, 1:]], 1))
+    one, same_one, another = (apart(pairs=some) for some in (pairs, other, first))
+    records = [train(learner, preferring(2)) for learner in (one, same_one, another)]
+    assert records[0] == records[1] != records[2]  # but what stands before it does
+    assert same(weights(one), weights(same_one)) and not same(weights(one), weights(another))
+
+
+@pytest.mark.parametrize("micro_batches", [2, 3, 4, 6, 50])  # of 3 3; of 2 2 2; of 2 2 2; of 1; of 1
+def test_micro_batches_of_pairs_give_the_gradient_of_the_batch(micro_batches):
+    one, many = apart(), apart(micro_batches)
+    (record,), (other,) = (train(learner, preferring(1)) for learner in (one, many))
+    for (name, a), b in zip(one.policy.model.named_parameters(), many.policy.model.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, atol=1e-6, rtol=1e-5, msg=name)
+    assert other == {key: pytest.approx(value, abs=1e-5) for key, value in record.items()}
+
+
+@pytest.mark.parametrize(
+    ("micro_batches", "sizes"), [(1, [6]), (2, [3, 3]), (3, [2, 2, 2]), (4, [2, 2, 2]), (5, [2, 2, 2]), (50, [1] * 6)]
+)
+def test_what_the_loss_of_a_phase_is_given(micro_batches, sizes):
+    # Every pair has a confidence of its own, which says who it is.
+    pairs = dataclasses.replace(some_pairs(), confidence=torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5]))
+    calls = []
+
+    def listening(chosen, rejected, confidence, *, normaliser):
+        calls.append((chosen.detach(), rejected.detach(), confidence, normaliser))
+        return WEIGHTED_DPO(chosen, rejected, confidence, normaliser=normaliser)
+
+    learner = apart(micro_batches, pairs)
+    before = Policy(copy.deepcopy(learner.policy.model), learner.policy.tokenizer)
+    train(learner, preferring(1, loss=listening))
+    assert [len(confidence) for _, _, confidence, _ in calls] == sizes
+    assert {normaliser for *_, normaliser in calls} == {6}  # of the batch, not of the piece
+    drawn = torch.randint(5, (6,), generator=learner.generator(0, "minibatch")).tolist()
+    assert torch.cat([confidence for _, _, confidence, _ in calls]).tolist() == pairs.confidence[drawn].tolist()
+    for column, shift in ((0, 0), (1, 1)):
+        said = torch.cat([call[column] for call in calls])
+        by_hand = [
+            log_ratio(before, learner.reference, pairs.ids[2 * i + shift], pairs.own[2 * i + shift]).item()
+            for i in drawn
+        ]
+        assert said.tolist() == pytest.approx(by_hand, abs=1e-4)
+
+
+@pytest.mark.parametrize(("prompts", "samples", "pairs"), [(3, 4, 6), (3, 1, 1), (1, 1, 1), (5, 3, 7)])
+def test_half_as_many_pairs_as_rollouts(prompts, samples, pairs):
+    seen = []
+
+    def listening(*ratios, normaliser):
+        seen.append(len(ratios[0]))
+        return WEIGHTED_DPO(*ratios, normaliser=normaliser)
+
+    train(make_learner(prompts=prompts, samples=samples), preferring(2, loss=listening))
+    assert seen == [pairs, pairs]
+
+
+def test_every_update_compares_another_minibatch():
+    pairs, seen = dataclasses.replace(some_pairs(), confidence=torch.arange(5) / 5), []
+
+    def listening(chosen, rejected, confidence, *, normaliser):
+        seen.append(confidence.tolist())
+        return WEIGHTED_DPO(chosen, rejected, confidence, normaliser=normaliser)
+
+    train(apart(pairs=pairs), preferring(3, loss=listening))
+    assert len({str(minibatch) for minibatch in seen}) == len(seen) == 3
+
+
+def test_the_reference_moves_to_the_policy_when_the_phase_begins_and_stays():
+    learner = make_learner()
+    start, seen = copy.deepcopy(learner.reference.model.state_dict()), []
+
+    def collect(learner: Learner) -> Pairs:
+        # Pairs are made while the reference is still the one of before: the phases before it have not moved it.
+        seen.append(weights(learner))
+        assert same(start, learner.reference.model.state_dict()) and not same(start, seen[0])
+        return some_pairs()
+
+    records = run_phases(learner, [online(2), preferring(3, collect=collect)])
+    next(records), next(records)
+    at_the_start, references = weights(learner), []
+    for record in records:
+        references.append({name: p.clone() for name, p in learner.reference.model.named_parameters()})
+        assert record["phase"] == "DPO"
+    assert len(seen) == 1 and same(seen[0], at_the_start)
+    assert len(references) == 3 and all(same(at_the_start, reference) for reference in references)
+    assert not same(at_the_start, weights(learner))  # the policy has gone on
+    assert not any(p.requires_grad for p in learner.reference.model.parameters())
+
+
+def test_preference_learns():
+    learner = make_learner()
+    records = train(learner, preferring(30))
+    # At the start the policy is its reference: all margins are 0, and a tie counts as wrong.
+    assert records[0]["loss/preference"] == pytest.approx(math.log(2))
+    assert records[0]["preference/margin"] == pytest.approx(0, abs=1e-5) and records[0]["preference/accuracy"] == 0
+    assert records[-1]["preference/margin"] > 5 and records[-1]["preference/accuracy"] == 1
+    assert records[-1]["loss/preference"] < 0.1
+    # The same pairs the other way round: what was chosen is unlearned.
+    swapped = dataclasses.replace(some_pairs(), confidence=torch.zeros(5))
+    records = train(make_learner(), preferring(30, collect=lambda learner: swapped))
+    assert records[-1]["preference/margin"] < -5
+
+
+def test_a_pair_of_which_nobody_is_sure_teaches_nothing():
+    learner = make_learner()
+    (record,) = train(learner, preferring(1, collect=lambda learner: some_pairs(confidence=0.5)))
+    assert record["grad_norm"] == pytest.approx(0, abs=1e-6)
+
+
+def test_what_pairs_cost_and_how_they_were_made_is_recorded_once():
+    records = train(make_learner(), online(1), preferring(3), online(1))
+    spent = [record["generated_tokens"] for record in records]
+    assert spent[1] == spent[2] == spent[3] == spent[0] + 500 and spent[4] > spent[3] and spent[0] > 0
+    assert [record.get("agreement") for record in records] == [None, 0.75, None, None, None]
+    names = {"update", "phase", "generated_tokens", "loss/preference", "grad_norm"}
+    names |= {f"preference/{name}" for name in ("margin", "accuracy", "chosen", "rejected")}
+    assert set(records[2]) == set(records[3]) == names and set(records[1]) == names | {"agreement"}
+
+
+def collecting(log: list):
+    """A ``collect`` whose pairs depend on what the policy says, and which notes when it was asked."""
+
+    def collect(learner: Learner) -> Pairs:
+        log.append(learner.updates_done)
+        problems, noise = learner.problems(learner.updates_done, 5), learner.generator(learner.updates_done, "pairs")
+        rollouts = roll_out(learner.policy, learner.task, problems, samples=2, generator=noise)
+        return Pairs(rollouts.ids, rollouts.own, torch.ones(5), rollouts.generated_tokens(), {"pairs": 5.0})
+
+    return collect
+
+
+def test_every_phase_compares_pairs_of_its_own():
+    log: list[int] = []
+    learner, phases = make_learner(), [SupervisedPhase("SFT", 2, examples)]
+    phases += [preferring(2, name=name, collect=collecting(log)) for name in ("one", "two")]
+    generator, kept, references = run_phases(learner, phases), {}, {}
+    for record in generator:
+        update = record["update"]
+        kept[update] = learner.pairs
+        references[update] = {name: p.clone() for name, p in learner.reference.model.named_parameters()}
+        if update in (2, 4):  # where the next phase begins, and what its reference becomes
+            references[f"policy {update}"] = weights(learner)
+    assert log == [2, 4]
+    # Pairs are kept while a phase lasts, and forgotten with its last update.
+    assert kept[1] is kept[2] is kept[4] is kept[6] is None
+    assert kept[3].ids.shape[0] == kept[5].ids.shape[0] == 10 and kept[3].ids.tolist() != kept[5].ids.tolist()
+    assert same(references[3], references["policy 2"]) and same(references[5], references["policy 4"])
+    assert not same(references[3], references[5]) and same(references[3], references[4])
+
+
+def test_a_phase_without_updates_collects_nothing():
+    records = train(make_learner(), preferring(0, collect=None), SupervisedPhase("SFT", 1, examples))
+    assert [record["phase"] for record in records] == ["SFT"]
+
+
+PREFERENCES = [2, 3, 2]  # updates of SFT and of two phases of preference
+
+
+@pytest.mark.parametrize("stop", range(8))
+def test_a_resumed_run_compares_the_same_pairs(stop, tmp_path):
+    def phases(log: list) -> list:
+        supervised, one, two = PREFERENCES
+        return [
+            SupervisedPhase("SFT", supervised, examples),
+            preferring(one, name="one", collect=collecting(log)),
+            preferring(two, name="two", collect=collecting(log)),
+        ]
+
+    asked, before, after = [], [], []
+    whole = make_learner(1)
+    records = train(whole, *phases(asked))
+    assert asked == [2, 5]
+
+    first = make_learner(1)
+    generator = run_phases(first, phases(before))
+    seen = [next(generator) for _ in range(stop)]
+    save_checkpoint(tmp_path, first, 0, moving_reference=True)
+    second = make_learner(1)
+    load_newest_checkpoint(tmp_path, second)
+    assert (second.pairs is None) == (first.pairs is None) == (stop not in (3, 4, 6))
+    del first, generator
+
+    assert seen + train(second, *phases(after)) == records
+    assert same(weights(whole), weights(second))
+    assert same(whole.reference.model.state_dict(), second.reference.model.state_dict())
+    assert before + after == asked  # in the middle of a phase nobody collects again
+
+
 # --- phases and resuming --------------------------------------------------------------------------------------------
 
 PHASES = [online(2, name="first"), SupervisedPhase("second", 3, examples), online(0, name="empty"), online(2)]
@@ -984,3 +1331,189 @@ def test_a_finished_run_has_nothing_left_to_do():
     before = weights(learner)
     assert train(learner, *PHASES) == []
     assert same(before, weights(learner))
+
+
+# --- memory ---------------------------------------------------------------------------------------------------------
+
+
+class Moving:
+    """A memory: a baseline that moves half of the way to every new mean score, and a snapshot of the first weight."""
+
+    def __init__(self) -> None:
+        self.baseline, self.weight = torch.zeros(()), torch.zeros(1)
+
+    def credit(self, rollouts: Rollouts) -> Credit:
+        before = self.baseline
+        self.baseline = (before + rollouts.scores.mean()) / 2
+        found = credit(rollouts)
+        shift = dataclasses.replace(found, advantages=found.advantages + before + self.weight)
+        shift.stats["baseline"] = before.item()
+        return shift
+
+    def learned(self, policy: Policy) -> None:
+        self.weight = next(policy.model.parameters()).detach().flatten()[:1].clone()
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return {"baseline": self.baseline, "deep/weight": self.weight}
+
+    def load(self, state: dict[str, torch.Tensor]) -> None:
+        self.baseline, self.weight = state["baseline"], state["deep/weight"]
+
+
+def remembering() -> list[OnlinePhase]:
+    """Two phases, each with a memory of its own."""
+    one, two = Moving(), Moving()
+    return [online(3, credit=one.credit, memory=one), online(2, credit=two.credit, memory=two, name="again")]
+
+
+def test_a_phase_begins_with_an_empty_memory():
+    records = train(make_learner(), *remembering())
+    baselines = [record["baseline"] for record in records]
+    assert baselines[0] == baselines[3] == 0 and 0 not in (baselines[1], baselines[2], baselines[4])
+
+
+@pytest.mark.parametrize("stop", range(6))
+def test_a_resumed_run_remembers(stop, tmp_path):
+    whole = make_learner(1)
+    records = train(whole, *remembering())
+    first = make_learner(1)
+    generator = run_phases(first, remembering())
+    seen = [next(generator) for _ in range(stop)]
+    save_checkpoint(tmp_path, first, 0)
+    second = make_learner(1)
+    load_newest_checkpoint(tmp_path, second)
+    assert second.memory.keys() == (set() if stop in (0, 3, 5) else {"baseline", "deep/weight"})
+    assert seen + train(second, *remembering()) == records
+    assert same(weights(whole), weights(second))
+
+
+def test_a_phase_says_what_is_logged():
+    (record,) = train(make_learner(), online(1, stats=lambda rollouts: {"rows": float(len(rollouts.items))}))
+    assert record["rows"] == 12 and "accuracy@1" not in record
+    (usual,) = train(make_learner(), online(1))
+    assert "rows" not in usual and "accuracy@1" in usual
+
+
+def test_what_a_memory_says_of_the_new_policy_is_logged():
+    class Watching(Moving):
+        def learned(self, policy: Policy) -> dict[str, float]:
+            super().learned(policy)
+            return {"weight": self.weight.item()}
+
+    learner = make_learner()
+    (record,) = train(learner, online(1, memory=Watching()))
+    assert record["weight"] == next(iter(weights(learner).values())).flatten()[0]
+
+
+# --- samplers -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("pool", [None, 5])
+def test_a_run_resumed_in_the_middle_of_a_curriculum_goes_on_as_if_nothing_had_happened(name, pool, tmp_path):
+    rule = read_rule({"rule": name, "levels": [1, 2, 3], "pool": pool}, "here")
+    phases = [online(2), online(3, name="again")]
+    whole = make_learner(1, sampler=rule, updates=5)
+    records = train(whole, *phases)
+    assert all(record.keys() >= {"informative", "in_band", "chosen/1", "chosen/3"} for record in records)
+    first = make_learner(1, sampler=rule, updates=5)
+    generator = run_phases(first, phases)
+    seen = [next(generator) for _ in range(3)]
+    save_checkpoint(tmp_path, first, 0)
+    second = make_learner(1, sampler=rule, updates=5)
+    load_newest_checkpoint(tmp_path, second)
+    assert seen + train(second, *phases) == records
+    assert same(weights(whole), weights(second))
+    assert second.sampler.state().keys() == whole.sampler.state().keys()
+    for key, value in whole.sampler.state().items():
+        assert value.numpy().tobytes() == second.sampler.state()[key].numpy().tobytes(), key
+
+
+def test_a_sampler_sees_what_its_choice_led_to():
+    """Scores that are shuffled are what everybody sees, the sampler, too."""
+    for shuffled in (False, True):
+        learner = make_learner(1, sampler=read_rule({"rule": "learnability", "rate": 1.0, "levels": [1, 2]}, "here"))
+        (record,) = train(learner, online(1, shuffle_scores=shuffled))
+        known = dict(zip((1, 2), learner.sampler.state()["success"].tolist(), strict=True))
+        assert {level: record[f"score/{level}"] for level in known if f"score/{level}" in record} == pytest.approx(
+            {level: known[level] for level in known if f"score/{level}" in record}
+        )
+
+
+def test_without_a_sampler_there_is_nothing_of_it_in_records_and_checkpoints(tmp_path):
+    learner = make_learner()
+    (record,) = train(learner, online(1))
+    assert not [key for key in record if key.startswith(("chosen", "score", "in_band", "informative"))]
+    save_checkpoint(tmp_path, learner, 0)
+    assert b"sampler/" not in next(tmp_path.glob("*.safetensors")).read_bytes()
+
+
+def test_supervised_phases_draw_from_the_sampler_too():
+    learner = make_learner(sampler=read_rule({"rule": "uniform", "pool": 2}, "here"))
+    assert {(item.level, item.index) for update in range(9) for item in learner.problems(update, 2)} == {(1, 0), (1, 1)}
+
+
+def test_progress_is_that_of_tokens_where_they_are_limited():
+    assert make_learner().progress(1) == 0.25
+    learner = make_learner(tokens=100)
+    learner.generated_tokens = 60
+    assert learner.progress(1) == 0.6 and learner.progress(3) == 0.75
+
+
+# --- budgets of tokens, losses of one's own, rounds of self-training -------------------------------------------------
+
+
+def test_training_ends_with_the_update_that_reaches_the_budget_of_tokens(tmp_path):
+    free = [record["generated_tokens"] for record in train(make_learner())]
+    for budget, updates in ((free[1], 2), (free[1] + 1, 3), (free[-1] + 1, 4)):
+        learner = make_learner(tokens=budget)
+        assert [record["generated_tokens"] for record in train(learner)] == free[:updates]
+        assert train(learner) == []  # and is over
+
+
+def test_a_loss_of_its_own_takes_the_place_of_the_policy_gradient():
+    asked = []
+
+    def loss(logprobs, sampled, advantages, own, objective, totals):
+        assert logprobs.shape == sampled.shape == advantages.shape == own.shape and objective is REINFORCE
+        asked.append(totals.episodes)
+        return logprobs[own].sum() / totals.tokens, {"loss/mine": 1.0 / 3}
+
+    one, two = make_learner(micro_batches=3), make_learner()
+    (record,) = train(one, online(1, loss=loss))
+    assert asked == [12] * 3 and record["loss/mine"] == pytest.approx(1.0) and "loss/policy" not in record
+    train(two, online(1))
+    assert not same(weights(one), weights(two))
+
+
+def test_a_round_of_self_training_collects_from_the_policy_as_it_is(tmp_path):
+    def collect(learner: Learner) -> Examples:
+        found = examples(learner)
+        policy = next(iter(weights(learner).values())).sum().item()
+        reference = next(learner.reference.model.parameters()).sum().item()
+        collected.append((policy, reference))
+        return dataclasses.replace(found, stats={"reference": reference})
+
+    phases = [SupervisedPhase(name, 2, collect, from_policy=True) for name in ("one", "two")]
+    collected: list[tuple[float, float]] = []
+    records = train(make_learner(), *phases)
+    assert all(policy == reference for policy, reference in collected)
+    assert collected[0] != collected[1]
+    assert [record.get("reference") for record in records] == [collected[0][1], None, collected[1][1], None]
+    assert [record["generated_tokens"] for record in records] == [1000, 1000, 2000, 2000]
+
+    first = make_learner()
+    generator = run_phases(first, phases)
+    seen = [next(generator) for _ in range(3)]
+    save_checkpoint(tmp_path, first, 0, moving_reference=True)
+    second = make_learner()
+    load_newest_checkpoint(tmp_path, second)
+    assert seen + train(second, *phases) == records
+    assert collected[-1][1] == collected[1][1]  # from the policy with which the round began
+
+
+def test_imitation_of_the_base_leaves_the_reference_alone():
+    learner = make_learner()
+    before = next(learner.reference.model.parameters()).clone()
+    train(learner, SupervisedPhase("SFT", 2, examples), SupervisedPhase("more", 2, examples))
+    assert torch.equal(next(learner.reference.model.parameters()), before)

@@ -171,8 +171,8 @@ def check_minirl(words: list[str]) -> None:
         assert options.slug in notebooks()
         assert options.tier is None or load_experiment(options.slug, options.tier)
         return
-    if words[0] in ("audit", "why"):
-        for slug in options.slugs if words[0] == "audit" else [options.slug]:
+    if words[0] in ("audit", "verify", "why"):
+        for slug in [options.slug] if words[0] == "why" else options.slugs:
             assert technique(slug)
         return
     for slug in [*getattr(options, "slugs", []), *filter(None, [getattr(options, "slug", None)])]:
@@ -292,8 +292,8 @@ ALLOWED: dict[str, set[str]] = {
     "sandbox": {"errors", "tasks"},
     "policy": {"errors"},
     "objectives": {"config"},
-    "rollouts": {"policy", "tasks"},
-    "evaluation": {"policy", "rollouts", "tasks"},
+    "rollouts": {"errors", "config", "policy", "tasks"},
+    "evaluation": {"policy", "objectives", "rollouts", "tasks"},
     "techniques": {"errors", "config", "tasks", "policy", "rollouts", "objectives", "evaluation"},
     "loops": {"errors", "config", "tasks", "policy", "rollouts", "objectives", "techniques"},
     "show": {"policy", "rollouts", "objectives"},
@@ -368,7 +368,7 @@ def test_no_module_imports_itself_in_a_circle():
 def test_techniques_do_not_import_each_other():
     for path in (ROOT / "minirl" / "techniques").glob("*/*.py"):
         found = {name for name in imports(ast.parse(path.read_text(encoding="utf-8"))) if part(name) == "techniques"}
-        assert found <= {"minirl.techniques.base", "minirl.techniques.baselines"}, path.name
+        assert all(name.count(".") == 2 for name in found), path.name  # what is shared lies beside the families
 
 
 # --- What must not be there -----------------------------------------------------------------------------------------
@@ -401,7 +401,7 @@ def test_what_is_tracked_is_small_and_no_leftover():
             assert path.stat().st_size < 3_000_000, path
             assert not re.search(r"\.(tmp|orig|rej|pyc|log)$|^\.lock$|~$", path.name), path
     shipped = sum(path.stat().st_size for path in (ROOT / "minirl" / "policy" / "shipped").rglob("*"))
-    assert shipped < 15_000_000
+    assert shipped < 15 * 2**20
 
 
 FORBIDDEN = {"eval", "exec", "compile", "__import__", "os.system", "torch.load", "yaml.unsafe_load", "yaml.full_load"}

@@ -8,13 +8,14 @@ from typing import Any
 def tokens_to(records: Sequence[Mapping[str, Any]], target: float, metric: str = "accuracy@1", smooth: int = 5) -> int:
     """Tokens generated until the mean of ``metric`` over the last ``smooth`` updates first reached ``target``.
 
-    ``records`` are those of ``metrics.jsonl``. If the target was never reached, all tokens that were generated: a lower
-    bound.
+    ``records`` are those of ``metrics.jsonl``; those without the metric do not count. If the target was never reached,
+    all tokens that were generated: a lower bound.
     """
-    values = [record[metric] for record in records]
+    having = [record for record in records if metric in record]
+    values = [record[metric] for record in having]
     for done in range(smooth, len(values) + 1):
         if sum(values[done - smooth : done]) / smooth >= target:
-            return records[done - 1]["generated_tokens"]
+            return having[done - 1]["generated_tokens"]
     return records[-1]["generated_tokens"]
 
 

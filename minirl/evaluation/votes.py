@@ -13,6 +13,9 @@ illusion      agreement − accuracy@1: what a policy that is paid for agreeing 
 
 from collections.abc import Sequence
 
+import torch
+from torch import Tensor
+
 from minirl.evaluation.attempts import Evaluation, attempt_all
 from minirl.policy.models import Policy
 from minirl.rollouts.episodes import Rollouts
@@ -52,6 +55,16 @@ def borda(scores: Sequence[float], power: float) -> list[float]:
     return weights
 
 
+def vote_rewards(results: list[list[str]], cross: bool) -> Tensor:
+    """Rewards [P, G] of the ``results`` of G answers to each of P prompts, prompts 2i and 2i + 1 being two phrasings of
+    one problem: 1 where a result is the majority of the other phrasing (``cross``) or of its own; a majority that is
+    empty pays nobody."""
+    labels = [majority(said) for said in results]
+    partner = [labels[i ^ 1] if cross else labels[i] for i in range(len(labels))]
+    rows = zip(results, partner, strict=True)
+    return torch.tensor([[float(name == label != "") for name in said] for said, label in rows])
+
+
 def vote_metrics(rollouts: Rollouts) -> dict[str, list[float]]:
     """Per item the values whose means are the metrics of the table above, from groups of first attempts."""
     n = rollouts.samples
@@ -79,8 +92,6 @@ def evaluate_votes(
     samples: int = 8,
     temperature: float = 1.0,
     batch: int = 256,
-    turns: int = 1,  # noqa: ARG001
-    feedback: str = "nudge",  # noqa: ARG001
 ) -> tuple[Evaluation, Rollouts]:
     """``samples`` answers to every item, each on its own, and the metrics of the table above. The rollouts are all of
     them, those at one item side by side."""

@@ -2,8 +2,9 @@
 
 Nothing that is checked is taken from a summary. A **failure** means that a number, a verdict or the order of events is
 not what it is said to be; a **warning**, that results are stale or not committed; a **note**, that something could not
-be checked here, such as the order of commits in a shallow clone. The functions return all that they find, in words: one
-fault does not hide the next.
+be checked here, such as the order of commits in a shallow clone, or that older code made the results and seeds were
+computed again since (:mod:`minirl.experiments.staleness`). The functions return all that they find, in words: one fault
+does not hide the next.
 """
 
 import functools
@@ -11,7 +12,8 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,13 +31,16 @@ from minirl.experiments.claims import (
     to_json,
     wrong_means,
 )
-from minirl.experiments.fingerprint import changes, code_hash, config_hash, fingerprint, short_hash
+from minirl.experiments.fingerprint import code_hash, code_parts, config_hash, short_hash
 from minirl.experiments.registry import (
     Technique,
     claim_path,
     governing_claim,
     label,
     project_root,
+    published,
+    result_files,
+    results_directory,
     technique,
     techniques,
 )
@@ -44,12 +49,10 @@ from minirl.experiments.report import (
     STALE_BADGE,
     coverage_rows,
     generated,
-    result_files,
-    results_directory,
     seed_table,
 )
-from minirl.experiments.run import load_experiment
 from minirl.experiments.rundir import read_json
+from minirl.experiments.staleness import STAMP, Stamp, fingerprint_of, load_stamp, standing
 
 Level = Literal["failure", "warning", "note"]
 TOLERANCE = 1e-12  # of a number in a summary: it is written with all its digits
@@ -119,7 +122,7 @@ def audit(slugs: Sequence[str] = ()) -> Audit:
     files = 0
     for item in items:
         entries = []
-        for tier, variant in _published(item):
+        for tier, variant in published(item):
             where = f"{item.slug} ({label(tier, variant)})"
             files += len(result_files(item, tier, variant))
             try:
@@ -130,16 +133,9 @@ def audit(slugs: Sequence[str] = ()) -> Audit:
             if entry is not None:
                 entries.append(entry)
                 verdicts[where] = entry["verdict"]
-        if len(entries) == sum(not variant for _, variant in _published(item)):  # else the row cannot be known
+        if len(entries) == sum(not variant for _, variant in published(item)):  # else the row cannot be known
             findings += _audit_coverage(item, entries)
     return Audit(tuple(findings), verdicts, files)
-
-
-def _published(item: Technique) -> list[tuple[str, str]]:
-    """``(tier, variant)`` of every directory of results, the tiers themselves first."""
-    folders = [path.name for path in sorted((item.reproduction / "results").glob("*")) if path.is_dir()]
-    pairs = [(tier, variant) for name in folders for tier, _, variant in [name.partition("-")]]
-    return sorted(pairs, key=lambda pair: (pair[1] != "", pair))
 
 
 def _one_line(error: BaseException) -> str:
@@ -176,18 +172,25 @@ def _audit_results(
         for level, text in _out_of_order(item, tier, variant, claim_file, documents, reach):
             found(level, [text])
         found("warning", _other_code(documents))
-        loose = [file.name for file in (claim_file, *files) if not history.is_committed(file)]
+        shown = [claim_file, *files, *results_directory(item, tier, variant).glob(STAMP)]
+        loose = [file.name for file in shown if not history.is_committed(file)]
         if loose:
             found("warning", [f"not committed as it lies here: {', '.join(loose)}"])
     elif any(document.get("claim_sha256") != _sha256(claim_file.read_bytes()) for document in documents.values()):
         found("note", [f"{claim_file.name} is not the text that the results were made under; git would tell why"])
-    stale = stale_since(item, tier, variant, documents.values())
-    if stale:
-        found("warning", [f"stale, these have changed since: {', '.join(stale)}"])
+    stamp = load_stamp(item, tier, variant)
+    if stamp is not None:
+        for level, text in _wrong_stamp(stamp, documents):
+            found(level, [text])
+    now = standing(item, tier, documents.values(), variant)
+    if now.stale:
+        found("warning", [f"stale, these have changed since: {', '.join(now.stale)}"])
+    if now.stamp is not None:
+        found("note", [f"code changed since ({', '.join(now.changed)}); {now.stamp.words()}"])
     if variant or broken:
         return None
-    shown = [str(file.relative_to(project_root())) for file in files]
-    entry = to_json(evaluate_claim(claim, list(documents.values()), shown), stale=bool(stale))
+    names = [str(file.relative_to(project_root())) for file in files]
+    entry = to_json(evaluate_claim(claim, list(documents.values()), names), stale=bool(now.stale))
     found("failure", _wrong_summary(item, tier, entry))
     for level, text in _wrong_notebook(item, tier, documents[files[0]], entry):
         found(level, [text])
@@ -251,12 +254,6 @@ def _wrong_configs(documents: Mapping[Path, Mapping[str, Any]]) -> Iterator[str]
             yield f"{file.name}: its manifest is that of seed {manifest['seed']}"
 
 
-def stale_since(item: Technique, tier: str, variant: str, documents: Iterable[Mapping[str, Any]]) -> list[str]:
-    """What has changed since the results were made, in this checkout."""
-    now = fingerprint(load_experiment(item.slug, tier, variant=variant))
-    return sorted({part for document in documents for part in changes(fingerprint_of(document), now)})
-
-
 # --- What quotes them -----------------------------------------------------------------------------------------------
 
 
@@ -269,28 +266,34 @@ def _wrong_summary(item: Technique, tier: str, entry: Mapping[str, Any]) -> list
     if not isinstance(stored, dict):
         return [f"{path.name} is no summary; `minirl report` writes it"]
     return [
-        f"{path.name}: {key} is {theirs}, the files of the seeds say {ours}"
-        for key, theirs, ours in differences({**stored, "stale": None}, {**entry, "stale": None})
+        f"{path.name}: {key} is {_json(theirs)}, the files of the seeds say {_json(ours)}"
+        for key, theirs, ours in differences({**stored, "stale": None}, {**entry, "stale": None}, _nearly)
     ]
 
 
-def differences(stored: Any, computed: Any, path: str = "") -> Iterator[tuple[str, str, str]]:
-    """``(key, stored, computed)`` for every leaf at which two JSON documents differ."""
+def differences(
+    stored: Any, computed: Any, same: Callable[[Any, Any], bool] = operator.eq, path: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """``(key, stored, computed)`` for every leaf at which two JSON documents are not the ``same``."""
     if isinstance(stored, dict) and isinstance(computed, dict):
         for key in [*computed, *(key for key in stored if key not in computed)]:
             inner = f"{path}.{key}".lstrip(".")
-            yield from differences(stored.get(key, "missing"), computed.get(key, "nothing"), inner)
+            yield from differences(stored.get(key, "missing"), computed.get(key, "nothing"), same, inner)
     elif isinstance(stored, list) and isinstance(computed, list) and len(stored) == len(computed):
         for index, (theirs, ours) in enumerate(zip(stored, computed, strict=True)):
-            yield from differences(theirs, ours, f"{path}[{index}]")
-    elif stored != computed and not _nearly(stored, computed):
-        yield path, json.dumps(stored, ensure_ascii=False), json.dumps(computed, ensure_ascii=False)
+            yield from differences(theirs, ours, same, f"{path}[{index}]")
+    elif not same(stored, computed):
+        yield path, stored, computed
 
 
 def _nearly(stored: Any, computed: Any) -> bool:
     """Equal but for the last digit, which may differ between machines."""
     numbers = all(isinstance(value, float) for value in (stored, computed))
-    return numbers and math.isclose(stored, computed, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+    return stored == computed or (numbers and math.isclose(stored, computed, rel_tol=TOLERANCE, abs_tol=TOLERANCE))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _wrong_notebook(
@@ -410,12 +413,18 @@ def _out_of_order(
     if registered is None:
         return
     promised = registered_part(texts[registered.sha] or b"")
-    for version in versions[versions.index(registered) + 1 :]:
-        keys = _keys_changed(promised, registered_part(texts[version.sha] or b""))
-        if keys:
+    until, blamed = versions.index(registered) + 1, False
+    known = {texts[version.sha] for version in versions[:until]}
+    for version in versions[until:]:
+        if texts[version.sha] in known:  # on a branch that had not heard of the newest text yet
+            continue
+        if keys := _keys_changed(promised, registered_part(texts[version.sha] or b"")):
+            blamed = True
             yield "failure", f"{name}: {keys} changed after the first results, in commit {version}; {_NOTES}"
-    if texts[versions[-1].sha] != claim_file.read_bytes() and (keys := _keys_changed(promised, here)):
-        yield "failure", f"{name}: {keys} changed after the first results, and not committed; {_NOTES}"
+    committed = texts[versions[-1].sha] == claim_file.read_bytes()
+    if not (blamed and committed) and (keys := _keys_changed(promised, here)):
+        how = "back to what it had been" if committed else "and not committed"
+        yield "failure", f"{name}: {keys} changed after the first results, {how}; {_NOTES}"
     for digest in sorted(made_under & hashes.keys()):
         keys = _keys_changed(promised, registered_part(texts[hashes[digest]] or b""))
         if keys:
@@ -458,6 +467,11 @@ def code_differs(document: Mapping[str, Any]) -> list[str] | None:
         return None
     base = str(manifest_of(document).get("config", {}).get("base", ""))
     parts = {part: then for part, then in fingerprint_of(document).items() if part != "config"}
+    return not_in_commit(sha, parts, base)
+
+
+def not_in_commit(sha: str, parts: Mapping[str, str], base: str = "") -> list[str]:
+    """Those ``parts`` of a fingerprint that a commit, which must be here, does not hold with the given hash."""
     return [part for part, then in parts.items() if _hash_at(sha, part, base) != then]
 
 
@@ -478,10 +492,25 @@ def manifest_of(document: Mapping[str, Any]) -> dict[str, Any]:
     return manifest if isinstance(manifest, dict) else {}
 
 
-def fingerprint_of(document: Mapping[str, Any]) -> dict[str, str]:
-    """The fingerprint that a seed's file carries; empty if it has none."""
-    parts = document.get("fingerprint")
-    return parts if isinstance(parts, dict) else {}
+def _wrong_stamp(stamp: Stamp, documents: Mapping[Path, Mapping[str, Any]]) -> Iterator[tuple[Level, str]]:
+    """What is wrong with the record that seeds were computed again, as far as it can be known without doing so."""
+    there = {file.name: document for file, document in documents.items()}
+    gone = sorted({*stamp.results, *(f"seed-{seed}.json" for seed in stamp.seeds)} - there.keys())
+    if gone:
+        yield "failure", f"{STAMP}: speaks of {', '.join(gone)}, which is not there"
+    other = [name for name, document in there.items() if not stamp.is_of(document) and name not in gone]
+    if other:
+        yield "warning", f"{STAMP}: void, not the file that it was written for: {', '.join(other)}; {_AGAIN}"
+    if history.commit(stamp.commit) is None:
+        yield "note", f"{STAMP}: written at commit {stamp.commit[:10]}, which this checkout does not have"
+    elif differs := not_in_commit(stamp.commit, code_parts(stamp.code)):
+        yield (
+            "failure",
+            f"{STAMP}: its commit {stamp.commit[:10]} does not hold the code it names: {', '.join(differs)}",
+        )
+
+
+_AGAIN = "delete it, or `minirl verify --stamp`"
 
 
 def _other_code(documents: Mapping[Path, Mapping[str, Any]]) -> Iterator[str]:

@@ -25,7 +25,9 @@ from minirl.objectives.supervised import cross_entropy
 from minirl.policy.logprobs import pad_rows, token_logprobs
 from minirl.policy.models import Policy, base_directory, base_names, load_policy, tiny_llama
 from minirl.rollouts.episodes import roll_out
+from minirl.rollouts.games import play
 from minirl.tasks import Item, Task, get
+from minirl.tasks.game import INVALID, Game
 
 CORPUS_SEED = 1_000_003  # items of this seed belong to pretraining; runs and evaluations use others
 
@@ -36,11 +38,12 @@ Rate = Annotated[float, Field(ge=0, le=1)]
 class Habit(Strict):
     """How a text goes on after an attempt: feedback of the grade ``feedback``, and a next attempt that repeats the one
     before with probability ``repeat``; if not, it makes use of what has been said (``Task.revise``) with probability
-    ``heed``, and else is a new careless one."""
+    ``heed``, and else is a new careless one. ``later`` is its rate of mistakes, if it is not that of the first."""
 
     feedback: str = "nudge"
     repeat: Rate = 1.0
     heed: Rate = 0.0
+    later: Rate | None = None
 
 
 class Recipe(Habit):
@@ -53,10 +56,14 @@ class Recipe(Habit):
 
     Problems are drawn from all ``levels`` alike (if not given: from ``task.level``). With ``whole_text`` prompts are
     learned as well as attempts: where a prompt holds examples, guessing the next one is what teaches to read them.
+
+    ``also`` names further tasks, which get as many texts as each level of the first. Of a game a text is what one
+    player reads and writes in a game of players who draw among the legal moves.
     """
 
     task: TaskConfig
     levels: list[PositiveInt] | None = Field(default=None, min_length=1)
+    also: list[TaskConfig] = Field(default_factory=list)
     turns: PositiveInt = 2
     others: list[Habit] = Field(default_factory=list)
     until_solved: bool = False
@@ -76,6 +83,11 @@ class Recipe(Habit):
     @property
     def mixture(self) -> list[int]:
         return self.levels or [self.task.level]
+
+    @property
+    def sources(self) -> list[TaskConfig]:
+        """Every task and level that texts are drawn from."""
+        return [*(TaskConfig(name=self.task.name, level=level) for level in self.mixture), *self.also]
 
 
 def load_recipe(name: str) -> Recipe:
@@ -107,12 +119,20 @@ def episodes(
     """One training text per item: token ids, and 1 where a token is to be learned (in attempts, or all), else 0."""
     texts: list[str] = []  # context and attempt in turn
     attempts: list[int] = []  # of each episode
+    end = [] if isinstance(task, Game) else [policy.stop_id]  # a move needs no stop
     for item in items:
+        if isinstance(task, Game):
+            record = task.random_record(item.prompt, rng)
+            decisions = list(task.decisions(item.prompt, record, rng.randrange(task.players)))
+            texts += [text for decision in decisions for text in decision]
+            attempts.append(len(decisions))
+            continue
         context, history = item.prompt, list[tuple[str, str]]()
         habit = rng.choice([recipe, *recipe.others]) if recipe.others else recipe
         rate = rng.choice(recipe.mistake) if isinstance(recipe.mistake, list) else recipe.mistake
         while True:
-            attempt = demonstration(task, item, history, rate, recipe.slip, habit, rng)
+            again = rate if habit.later is None or not history else habit.later
+            attempt = demonstration(task, item, history, again, recipe.slip, habit, rng)
             texts += [context, attempt]
             context = task.feedback(item, attempt, habit.feedback)
             history.append((attempt, context))
@@ -125,7 +145,7 @@ def episodes(
     for made in attempts:
         pieces: list[tuple[list[int], int]] = []
         for _ in range(made):
-            pieces += [(next(encoded), 0), ([*next(encoded), policy.stop_id], 1)]
+            pieces += [(next(encoded), 0), ([*next(encoded), *end], 1)]
         ids.append([token for piece, _ in pieces for token in piece])
         own.append([int(mine or recipe.whole_text) for piece, mine in pieces for _ in piece])
     return ids, own
@@ -137,7 +157,7 @@ def build_base(recipe: Recipe, progress: Callable[[int, float], None] = lambda *
     Runs on one thread: at this size a second one costs more than it brings, and the bits would depend on it.
     """
     torch.set_num_threads(1)
-    task = get(recipe.task.name)
+    sources = [(get(source.name), source.level) for source in recipe.sources]
     if recipe.continues:
         policy = load_policy(recipe.continues)
     else:
@@ -146,8 +166,12 @@ def build_base(recipe: Recipe, progress: Callable[[int, float], None] = lambda *
     rng = random.Random(recipe.seed)
     for step in range(recipe.steps):
         seed, indices = CORPUS_SEED + recipe.seed, range(step * recipe.batch, (step + 1) * recipe.batch)
-        items = [task.item(seed, index, recipe.mixture[index % len(recipe.mixture)]) for index in indices]
-        rows, own = episodes(policy, task, items, recipe, rng)
+        drawn = ((index, *sources[index % len(sources)]) for index in indices)
+        items = [task.item(seed, index, level) for index, task, level in drawn]
+        rows, own = list[list[int]](), list[list[int]]()
+        for name in dict.fromkeys(item.task for item in items):
+            some = episodes(policy, get(name), [item for item in items if item.task == name], recipe, rng)
+            rows, own = rows + some[0], own + some[1]
         ids, _ = pad_rows(rows, policy.pad_id, policy.device)
         learn = pad_rows(own, 0, policy.device)[0].bool()[:, 1:]
         logprobs = token_logprobs(policy.logits(ids[:, :-1]), ids[:, 1:])
@@ -170,7 +194,8 @@ def measure_base(policy: Policy, recipe: Recipe, items: int = 1024) -> dict[str,
     Of a base with two turns the correction matrix at its level; of one with more, what share of the problems is solved
     within the first and within all turns, and how different its attempts are; of one with a single turn, at every level
     of its mixture, the share of problems ``solved`` entirely and the mean ``score``, where the task gives partial
-    credit. All at temperature 1 (``sampled``) and 0 (``greedy``).
+    credit. Of a game the share of games that end with an ``illegal`` move when it plays itself. All at temperature 1
+    (``sampled``) and 0 (``greedy``).
     """
     task = get(recipe.task.name)
     card: dict[str, float] = {}
@@ -185,13 +210,20 @@ def measure_base(policy: Policy, recipe: Recipe, items: int = 1024) -> dict[str,
             for metric in matrix if recipe.turns == 2 else ("accuracy@1", f"solved@{recipe.turns}", "distinct_ratio"):
                 card[f"{label}/{metric}"] = round(evaluation.metrics[metric], 4)
         else:
-            for level in sorted(set(recipe.mixture)):
-                problems = task.items(CORPUS_SEED - 1, range(items), level)
+            for source in sorted(set(recipe.sources), key=lambda source: (source.name, source.level)):
+                one, at = get(source.name), f"at level {source.level}"
+                at = f"{at} of {source.name}" if recipe.also else at
+                problems = one.items(CORPUS_SEED - 1, range(items), source.level)
                 generator = torch.Generator().manual_seed(0) if temperature else None
-                scores = roll_out(policy, task, problems, generator=generator).scores
-                card[f"{label}/solved at level {level}"] = round((scores == 1).float().mean().item(), 4)
+                if isinstance(one, Game):
+                    table = [[policy] * one.players] * items
+                    records = play(one, problems, table, learner=policy, generator=generator).items
+                    card[f"{label}/illegal {at}"] = round(sum(INVALID in i.answer for i in records) / len(records), 4)
+                    continue
+                scores = roll_out(policy, one, problems, generator=generator).scores
+                card[f"{label}/solved {at}"] = round((scores == 1).float().mean().item(), 4)
                 if ((scores > 0) & (scores < 1)).any():
-                    card[f"{label}/score at level {level}"] = round(scores.mean().item(), 4)
+                    card[f"{label}/score {at}"] = round(scores.mean().item(), 4)
     card["parameters"] = sum(p.numel() for p in policy.model.parameters())
     return card
 

@@ -20,6 +20,7 @@ from minirl.tasks import get
 
 # What every run uses besides its technique; the show and experiments packages only display and store.
 ROOTS = ("minirl/loops.py",)
+GIVEN = ("config", "base")  # parts of a fingerprint that are no code
 
 
 @functools.cache  # the techniques share most of their files
@@ -101,6 +102,11 @@ def fingerprint(experiment: Experiment) -> dict[str, str]:
     if base is not None:
         parts["base"] = short_hash((base / "model.safetensors").read_bytes())
     return parts
+
+
+def code_parts(parts: Mapping[str, str]) -> dict[str, str]:
+    """The code in a fingerprint: all but what a run was given, its ``config`` and its ``base``."""
+    return {part: digest for part, digest in parts.items() if part not in GIVEN}
 
 
 def config_hash(config: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import Field, PositiveFloat, PositiveInt
 
@@ -19,6 +20,8 @@ from minirl.evaluation.intervals import Interval, crossed_bootstrap, t_interval,
 from minirl.loops import Learner, Record, derive_seed, run_phases
 from minirl.policy.models import Policy, load_policy
 from minirl.rollouts.episodes import Rollouts
+from minirl.rollouts.samplers import Rule, read_rule
+from minirl.tasks.game import Game
 from minirl.techniques.base import Credit, OnlinePhase
 
 HELD_OUT = 910_001  # seed of the problems that arms are measured on: neither trained on nor those of any claim
@@ -66,9 +69,11 @@ def try_out(
     credit: Callable[[Rollouts], Credit],
     roll: Callable[..., Rollouts] | None = None,
     watch: Callable[[Record], None] = lambda _: None,
+    sampler: Rule | str | dict[str, Any] | None = None,
 ) -> Trial:
     """Train from the base with ``credit`` (and ``roll``, see :class:`~minirl.techniques.base.OnlinePhase`) until
-    ``lab.tokens`` are generated; ``watch`` sees every update's record.
+    ``lab.tokens`` are generated; ``watch`` sees every update's record. ``sampler`` chooses the problems:
+    a rule, or what a config would say.
 
     A mark is passed with the first update that reaches it, so arms differ by less than the tokens of one update.
     """
@@ -78,7 +83,8 @@ def try_out(
         samples=lab.samples,
         learning_rate=lab.learning_rate,
     )
-    learner = Learner(load_policy(lab.base), TaskConfig(name=lab.task, level=lab.level), train, seed)
+    rule = read_rule(sampler, "sampler") if isinstance(sampler, str | dict) else sampler
+    learner = Learner(load_policy(lab.base), TaskConfig(name=lab.task, level=lab.level), train, seed, rule)
     held_out = learner.task.items(HELD_OUT, range(lab.items), lab.level)
 
     def measure() -> list[float]:
@@ -111,3 +117,28 @@ def difference(treatment: Sequence[Trial], baseline: Sequence[Trial]) -> tuple[N
     the wider of a t-interval over seeds and a bootstrap over seeds and items, as for a claim."""
     effects = np.stack([a.scores[-1] - b.scores[-1] for a, b in zip(treatment, baseline, strict=True)])  # [S, N]
     return effects.mean(1), wider(t_interval(effects.mean(1)), crossed_bootstrap(effects))
+
+
+def reply(policy: Policy, game: Game, deal: str, mine: str, seat: int) -> str:
+    """The record ``deal:moves`` of a game in which ``seat`` makes the moves ``mine``, and ``policy`` answers each with
+    the legal move that it finds likeliest, up to where another of mine is needed.
+
+    Raises :class:`ConfigError` for a move that is not legal, and for games in which both move at the same time.
+    """
+    moves, left = "", list(mine)
+    while movers := game.to_move(deal, moves):
+        if len(movers) > 1:
+            raise ConfigError(f"{game.name}: both players move at the same time, so there is nothing to answer")
+        legal = game.legal(deal, moves)
+        if movers[0] != seat:
+            ids = torch.tensor(policy.encode_text([game.view(deal, moves, movers[0])]), device=policy.device)
+            tokens = [encoded[0] for encoded in policy.encode_text(list(legal))]
+            with torch.no_grad():
+                moves += legal[int(policy.logits(ids)[0, -1, tokens].argmax())]
+        elif not left:
+            break
+        elif left[0] not in legal:
+            raise ConfigError(f"{left[0]!r} is not legal after {moves!r}; choose among {', '.join(legal)}")
+        else:
+            moves += left.pop(0)
+    return f"{deal}:{moves}"

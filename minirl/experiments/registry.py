@@ -98,6 +98,24 @@ def run_directory(slug: str, tier: str, variant: str, seed: int) -> Path:
     return project_root() / "runs" / slug / label(tier, variant) / f"seed-{seed}"
 
 
+def results_directory(item: Technique, tier: str, variant: str = "") -> Path:
+    """Where the results of a config are committed."""
+    return item.reproduction / "results" / label(tier, variant)
+
+
+def result_files(item: Technique, tier: str, variant: str = "") -> list[Path]:
+    """The committed per-seed files of a config, in the order of seeds."""
+    folder = results_directory(item, tier, variant)
+    return sorted(folder.glob("seed-*.json"), key=lambda path: int(path.stem.split("-")[1]))
+
+
+def published(item: Technique) -> list[tuple[str, str]]:
+    """``(tier, variant)`` of every directory of results, the tiers themselves first."""
+    folders = [path.name for path in sorted((item.reproduction / "results").glob("*")) if path.is_dir()]
+    pairs = [(tier, variant) for name in folders for tier, _, variant in [name.partition("-")]]
+    return sorted(pairs, key=lambda pair: (pair[1] != "", pair))
+
+
 def claim_path(item: Technique, tier: str) -> Path:
     """``claim.yaml`` holds the claim at tiny, ``claim-<tier>.yaml`` that of another tier."""
     return item.reproduction / ("claim.yaml" if tier == "tiny" else f"claim-{tier}.yaml")

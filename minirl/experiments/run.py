@@ -19,7 +19,9 @@ import contextlib
 import datetime
 import hashlib
 import importlib.metadata
+import inspect
 import json
+import math
 import os
 import platform
 import re
@@ -36,9 +38,18 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from minirl.config import Experiment, described, load_yaml, merge, nearest, parse_overrides, validate
+from minirl.config import Experiment, TrainConfig, described, load_yaml, merge, nearest, parse_overrides, validate
 from minirl.errors import ConfigError, RunError
 from minirl.evaluation.attempts import Evaluation
+from minirl.experiments.checksums import (
+    IDENTITY,
+    announce,
+    damage,
+    discard_if_damaged,
+    file_checksum,
+    known,
+    write_checked,
+)
 from minirl.experiments.fingerprint import changes, fingerprint
 from minirl.experiments.registry import (
     claim_path,
@@ -51,25 +62,28 @@ from minirl.experiments.registry import (
 )
 from minirl.experiments.rundir import (
     MetricsLog,
+    append_all,
+    cannot_write,
     load_newest_checkpoint,
     locked,
+    open_log,
     read_json,
     read_metrics,
     save_checkpoint,
-    write_json,
-    write_json_compact,
 )
 from minirl.loops import Learner, Record, run_phases
 from minirl.policy.models import Policy, base_directory, base_names, load_policy
 from minirl.rollouts.episodes import Rollouts
+from minirl.rollouts.samplers import Problems, Rule, read_rule
 from minirl.tasks import Item, get
-from minirl.techniques.base import Method, OnlinePhase
+from minirl.techniques.base import Method, OnlinePhase, PreferencePhase, SupervisedPhase
 
 SCHEMA = 1
 RSS_UNITS_PER_MB = 1024**2 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")  # of tiers and arms: they become file names
 MAX_PATH, MAX_THREADS = 4096, 1024
 REFERENCE_ARM = "base"  # the untrained base, evaluated beside the arms
+SCRATCH = ".policy.tmp"  # one name: what a killed process left is cleared away
 
 
 def load_experiment(slug: str, tier: str, overrides: Any = None, variant: str = "") -> Experiment:
@@ -107,8 +121,11 @@ def load_experiment(slug: str, tier: str, overrides: Any = None, variant: str = 
     if REFERENCE_ARM in experiment.arms:
         raise ConfigError(f"{source}: key 'arms.{REFERENCE_ARM}': this name means the untrained base; choose another")
     try:
-        for arm in experiment.arms:
-            load_method(experiment, arm).phases(experiment.train)
+        methods = {arm: load_method(experiment, arm) for arm in experiment.arms}
+        for arm, method in methods.items():
+            phases = method.phases(experiment.train)
+            if experiment.train.tokens and [type(phase) for phase in phases] not in ([], [OnlinePhase]):
+                raise ConfigError(f"key 'train.tokens': arms.{arm} does more than one online phase: updates must do")
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from error
     try:
@@ -120,18 +137,37 @@ def load_experiment(slug: str, tier: str, overrides: Any = None, variant: str = 
             f"{source}: key 'task.level': {experiment.task.name} has levels {levels.start} to {levels.stop - 1}, "
             f"not {experiment.task.level}"
         )
+    try:
+        for arm in methods:
+            load_sampler(experiment, arm)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from error
     grades = get(experiment.task.name).grades
     if experiment.train.feedback not in grades:
         raise ConfigError(
             f"{source}: key 'train.feedback': {experiment.task.name} has no grade {experiment.train.feedback!r}."
             f"{nearest(experiment.train.feedback, grades)}"
         )
-    for arm in experiment.arms:
-        own = getattr(load_method(experiment, arm), "grade", None)
+    for arm, method in methods.items():
+        own = getattr(method, "grade", None)
         if own is not None and own not in grades:
             hint = nearest(own, grades)
             raise ConfigError(f"{source}: key 'arms.{arm}.grade': {experiment.task.name} has no grade {own!r}.{hint}")
+    wanted = inspect.signature(load_module(item).evaluate).parameters
+    settings = list(wanted)[3:]  # after policy, task and items
+    for arm, method in methods.items():
+        for key in method.evaluation():
+            if not _takes(wanted, key):
+                raise ConfigError(
+                    f"{source}: key 'arms.{arm}': {experiment.arms[arm]['method']} is to be evaluated with its own "
+                    f"{key!r}, but the evaluation of {slug} takes none.{nearest(key, settings)}"
+                )
     return experiment
+
+
+def _takes(wanted: Mapping[str, inspect.Parameter], key: str) -> bool:
+    """Whether a function with the parameters ``wanted`` can be called with an argument named ``key``."""
+    return key in wanted or any(parameter.kind is parameter.VAR_KEYWORD for parameter in wanted.values())
 
 
 def load_method(experiment: Experiment, arm: str) -> Method:
@@ -149,6 +185,20 @@ def load_method(experiment: Experiment, arm: str) -> Method:
     except ConfigError as error:
         raise ConfigError(f"arms.{arm}: key 'method': {error}") from error
     return validate(method, settings, f"arms.{arm}")
+
+
+def load_sampler(experiment: Experiment, arm: str) -> Rule | None:
+    """The sampler of an arm: its own, the experiment's, or none. Raises :class:`ConfigError`."""
+    own = load_method(experiment, arm).sampler
+    settings, source = (experiment.sampler, "sampler") if own is None else (own, f"arms.{arm}.sampler")
+    if settings is None:
+        return None
+    rule = read_rule(settings, source)
+    try:
+        Problems(rule, get(experiment.task.name), experiment.task.level, seed=0)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from error
+    return rule
 
 
 def open_run(
@@ -189,7 +239,9 @@ class Run:
         torch.set_num_threads(experiment.threads)
         with contextlib.ExitStack() as stack:
             stack.enter_context(locked(directory))
-            self._check_manifest()
+            self._clear_scratch()
+            for warning in (discard_if_damaged(directory), self._check_manifest()):
+                _warn(warning)
             self._lock = stack.pop_all()
 
     def close(self) -> None:
@@ -217,58 +269,88 @@ class Run:
         directory = self.arm_directory(arm) / "policy"
         if not directory.exists():
             raise RunError(f"arm {arm!r} is not trained yet; call run.train({arm!r}) first")
+        if reason := self._damage(arm):
+            raise RunError(f"{self.directory}: {reason}; run.train({arm!r}) computes it again")
         return load_policy(directory, self.experiment.device)
+
+    def _damage(self, arm: str) -> str:
+        """What is wrong with the files that training ``arm`` has left, "" if nothing."""
+        return damage(self.directory, f"arms/{arm}/policy", f"arms/{arm}/metrics.jsonl")
 
     def metrics(self, arm: str) -> list[Record]:
         """The records of ``arm`` so far."""
         return read_metrics(self.arm_directory(arm) / "metrics.jsonl")
 
+    def _learner(self, arm: str) -> Learner:
+        train, rule = self.experiment.train, load_sampler(self.experiment, arm)
+        return Learner(self.base(), self.experiment.task, train, self.seed, rule)
+
     def train(self, arm: str, watch: Callable[[str, Record], None] = lambda *_: None) -> Policy:
         """Train ``arm`` (or what is left of it) and return its policy; ``watch(arm, record)`` sees every update.
 
-        Each record also carries ``updates``, the number there will be, so that a watcher can estimate the end.
+        Each record also carries ``updates``, the number there will be (about, if tokens are limited), so that a watcher
+        can estimate the end.
         """
         directory, train = self.arm_directory(arm), self.experiment.train
+        if (directory / "policy").exists() and (reason := self._damage(arm)):
+            _warn(f"{reason}; training {arm} again, which gives the same bytes")
+            _remove(directory / "policy")
         if (directory / "policy").exists():
+            shutil.rmtree(directory / "checkpoints", ignore_errors=True)  # of a process killed in between
             for record in self.metrics(arm):
-                watch(arm, {**record, "updates": train.updates})
+                watch(arm, {**record, "updates": planned_updates(record, train)})
             return self.policy(arm)
         phases = load_method(self.experiment, arm).phases(train)
-        moving_reference = any(isinstance(phase, OnlinePhase) and phase.reference_decay < 1 for phase in phases)
-        learner = Learner(self.base(), self.experiment.task, train, self.seed)
-        keep_bytes, warnings = load_newest_checkpoint(directory / "checkpoints", learner)
+        moving_reference = any(
+            isinstance(phase, PreferencePhase)
+            or (isinstance(phase, OnlinePhase) and phase.reference_decay < 1)
+            or (isinstance(phase, SupervisedPhase) and phase.from_policy)
+            for phase in phases
+        )
+        checkpoints, metrics = directory / "checkpoints", directory / "metrics.jsonl"
+        learner = self._learner(arm)
+        try:
+            keep_bytes, warnings = load_newest_checkpoint(checkpoints, learner, metrics)
+        except RunError as error:
+            learner = self._learner(arm)  # a part of a checkpoint may have reached the other
+            keep_bytes, warnings = 0, [f"{error}; this arm begins again"]
         for warning in warnings:
-            print(f"{arm}: {warning}", file=sys.stderr)
-        log = MetricsLog(directory / "metrics.jsonl", keep_bytes)
+            _warn(f"{arm}: {warning}")
+        log = MetricsLog(metrics, keep_bytes)
         for record in self.metrics(arm):
-            watch(arm, {**record, "updates": train.updates})
-        with open(_without_torn_line(directory / "timing.jsonl"), "a") as timing:
+            watch(arm, {**record, "updates": planned_updates(record, train)})
+        with open_log(directory / "timing.jsonl") as timing:
             clock = (time.perf_counter(), time.process_time())
             for record in run_phases(learner, phases):
                 log.append(record)
                 now = (time.perf_counter(), time.process_time())
                 spent = {"update": record["update"], "wall_s": now[0] - clock[0], "core_s": now[1] - clock[1]}
                 spent["peak_mb"] = peak_mb()
-                timing.write(json.dumps(spent) + "\n")
-                timing.flush()
+                append_all(timing, json.dumps(spent).encode() + b"\n", directory / "timing.jsonl")
                 clock = now
                 if learner.updates_done % train.checkpoint_every == 0:
-                    save_checkpoint(directory / "checkpoints", learner, log.bytes_written, moving_reference)
-                watch(arm, {**record, "updates": train.updates})
+                    save_checkpoint(checkpoints, learner, log.bytes_written, moving_reference, log.sha256)
+                watch(arm, {**record, "updates": planned_updates(record, train)})
         log.close()
-        self._save_policy(learner.policy, directory / "policy")
-        shutil.rmtree(directory / "checkpoints", ignore_errors=True)
+        self._save_policy(arm, learner.policy)
+        shutil.rmtree(checkpoints, ignore_errors=True)
         return self.policy(arm)
 
-    def _save_policy(self, policy: Policy, directory: Path) -> None:
-        scratch = directory.with_name(".policy.tmp")  # one name: what a killed process left is cleared away
+    def _save_policy(self, arm: str, policy: Policy) -> None:
+        """Make the policy and the records of ``arm`` its result: both are complete now."""
+        directory = self.arm_directory(arm) / "policy"
+        scratch = directory.with_name(SCRATCH)
         shutil.rmtree(scratch, ignore_errors=True)
         try:
             policy.save(scratch)
+            files = [path for path in sorted(scratch.rglob("*")) if path.is_file()]
+            sums = {f"arms/{arm}/policy/{path.relative_to(scratch)}": file_checksum(path) for path in files}
+            metrics = directory.with_name("metrics.jsonl")
+            announce(self.directory, {**sums, f"arms/{arm}/{metrics.name}": file_checksum(metrics)})
             scratch.rename(directory)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(scratch, ignore_errors=True)
-            raise RunError(f"cannot write {directory}: {error}; make room and rerun to resume") from error
+            raise cannot_write(directory, error) from error
 
     def held_out(self, purpose: str = "report") -> list[Item]:
         """The evaluation items: the same for every seed and arm. ``develop`` gives others, to tune on."""
@@ -279,46 +361,58 @@ class Run:
     def evaluate(self, arm: str, purpose: str = "report") -> tuple[Evaluation, Rollouts]:
         """Evaluate a trained arm (or ``base``) on the held-out items, and remember the result for :meth:`finish`.
 
-        How is the technique's business: the function ``evaluate`` of its module, and, if it has one, the function
+        How is the technique's business: the function ``evaluate`` of its module, which gets those of the run's settings
+        that its signature names and what the arm's method adds to them, and, if it has one, the function
         ``learning``, which reads metrics off the records of training.
         The noise of sampling depends on the run's seed and the item, not on the arm: arms are compared pairwise.
         """
-        settings = {
+        module = load_module(technique(self.experiment.slug))
+        shared = {
             "seed": int.from_bytes(hashlib.sha256(f"{self.seed}/evaluate".encode()).digest()[:7], "big"),
             "turns": self.experiment.train.turns,
             "temperature": self.experiment.evaluation.temperature,
             "batch": self.experiment.evaluation.batch,
             "feedback": self.experiment.train.feedback,
         }
+        wanted = inspect.signature(module.evaluate).parameters
+        settings = {name: value for name, value in shared.items() if _takes(wanted, name)}
         if arm != REFERENCE_ARM:
             settings |= load_method(self.experiment, arm).evaluation()
-        module = load_module(technique(self.experiment.slug))
         evaluation, rollouts = module.evaluate(self.policy(arm), self.task, self.held_out(purpose), **settings)
         records = self.metrics(arm) if arm != REFERENCE_ARM else []
         if records and hasattr(module, "learning"):
             evaluation = replace(evaluation, metrics={**evaluation.metrics, **module.learning(records)})
         if purpose == "report":
-            write_json_compact(
-                self.arm_directory(arm) / "evaluation.json",
+            write_checked(
+                self.directory,
+                f"arms/{arm}/evaluation.json",
                 {
                     "metrics": evaluation.metrics,
                     "items": evaluation.items,
                     "generated_tokens": records[-1]["generated_tokens"] if records else 0,
                     **self._seconds(arm),
                 },
+                compact=True,
             )
         return evaluation, rollouts
 
+    def _timings(self, arm: str) -> list[dict[str, float]]:
+        """What each update cost. Times are no results: a damaged line is left out."""
+        path, found = self.arm_directory(arm) / "timing.jsonl", []
+        for line in path.read_bytes().splitlines() if path.exists() else ():
+            with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+                entry = json.loads(line)
+                spent = {key: float(entry[key]) for key in ("update", "core_s", "wall_s")}
+                found.append({**spent, "peak_mb": float(entry.get("peak_mb", 0))})
+        return found
+
     def _seconds(self, arm: str) -> dict[str, float]:
-        path = self.arm_directory(arm) / "timing.jsonl"
-        lines = read_metrics(path)
-        newest = {line["update"]: line for line in lines}  # an update redone after a crash counts once
+        newest = {line["update"]: line for line in self._timings(arm)}  # an update redone after a crash counts once
         return {key: round(sum(line[key] for line in newest.values()), 2) for key in ("core_s", "wall_s")}
 
     def _training_peak(self, arm: str) -> int:
         """Largest ``peak_mb`` of any process that trained ``arm``; this one may only have evaluated it."""
-        lines = read_metrics(self.arm_directory(arm) / "timing.jsonl")
-        return max((line.get("peak_mb", 0) for line in lines), default=0)
+        return int(max((line["peak_mb"] for line in self._timings(arm)), default=0))
 
     def finish(self) -> dict[str, Any]:
         """Gather what :meth:`evaluate` has found into ``results.json`` and return it.
@@ -328,10 +422,16 @@ class Run:
         arms = {}
         for arm in [REFERENCE_ARM, *self.arms]:
             path = self.arm_directory(arm) / "evaluation.json"
+            if reason := damage(self.directory, f"arms/{arm}/evaluation.json"):
+                _warn(f"{reason}; evaluating {arm} again")
+                self.evaluate(arm)
             if not path.exists():
                 raise RunError(f"arm {arm!r} has not been evaluated; call run.evaluate({arm!r}) before run.finish()")
             arms[arm] = read_json(path)
         claim = claim_path(technique(self.experiment.slug), self.experiment.tier)
+        held_out = self.experiment.evaluation.model_dump()
+        if not any(arm["items"] for arm in arms.values()):  # computed, not measured on items
+            held_out["items"] = "exact"
         results = {
             "schema": SCHEMA,
             "slug": self.experiment.slug,
@@ -340,32 +440,68 @@ class Run:
             "seed": self.seed,
             "claim_sha256": _sha256_or_none(claim),
             "fingerprint": self.identity["fingerprint"],
-            "evaluation": {**self.experiment.evaluation.model_dump(), "level": self.experiment.task.level},
+            "evaluation": {**held_out, "level": self.experiment.task.level},
             "arms": arms,
             "core_s": round(sum(arm["core_s"] for arm in arms.values()), 1),
             "wall_s": round(sum(arm["wall_s"] for arm in arms.values()), 1),
             "peak_mb": max(peak_mb(), *(self._training_peak(arm) for arm in self.arms)),
         }
-        write_json_compact(self.directory / "results.json", results)
-        manifest = self.directory / "manifest.json"
         cost = {key: results[key] for key in ("core_s", "wall_s", "peak_mb")}
-        write_json(manifest, {**read_json(manifest), "finished": now(), **cost})
+        manifest = {**read_json(self.directory / "manifest.json"), "finished": now(), **cost}
+        write_checked(self.directory, "manifest.json", manifest)
+        write_checked(self.directory, "results.json", results, compact=True)  # last: a run with results is finished
         return results
 
-    def _check_manifest(self) -> None:
-        """Write the manifest, or make sure that the one that is there belongs to the same run."""
-        if (self.directory / "manifest.json").exists():
+    def _clear_scratch(self) -> None:
+        """Remove what killed processes had begun to write. Nobody else writes: the directory is ours."""
+        for path in [*self.directory.glob(".*.tmp"), *self.directory.glob("arms/**/.*.tmp")]:
+            with contextlib.suppress(OSError):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def _check_manifest(self) -> str:
+        """Write the manifest, or make sure that the one that is there belongs to the same run.
+
+        Returns what is to be said of it. A damaged one is written again if the directory is known to be of this run.
+        """
+        own = {IDENTITY: hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()}
+        reason = damage(self.directory, "manifest.json")
+        new = not (self.directory / "arms").exists()
+        if reason and own[IDENTITY] in known(self.directory).get(IDENTITY, []):
+            write_checked(self.directory, "manifest.json", self._manifest())
+            return "" if new else f"{reason}; the rest of the directory is of this run, so it is written again"
+        if (self.directory / "manifest.json").exists() or not new:
             check_identity(self.directory, self.identity)
-        else:
-            write_json(self.directory / "manifest.json", self._manifest())
+            return self._elsewhere()
+        announce(self.directory, own)
+        write_checked(self.directory, "manifest.json", self._manifest())
+        return ""
+
+    def _elsewhere(self) -> str:
+        """What has changed under a run since it was begun that may change the last digits of what is still to do."""
+        if (self.directory / "results.json").exists():
+            return ""
+        then, today = read_json(self.directory / "manifest.json"), self._surroundings()
+        for manifest in (then, today):
+            manifest |= {"hardware": {**manifest.get("hardware", {}), "cores": None}}  # how many does not matter
+        differing = [key for key in today if key in then and then[key] != today[key]]
+        if not differing:
+            return ""
+        return f"the run was begun with other {', '.join(differing)} (see manifest.json): last digits may differ"
 
     def _manifest(self) -> dict[str, Any]:
-        packages = ("torch", "transformers", "numpy", "safetensors", "tokenizers")
         return {
             "schema": SCHEMA,
             **self.identity,
             "commit": git_commit(),
             "lock_sha256": _sha256_or_none(project_root() / "requirements.lock"),
+            **self._surroundings(),
+            "started": now(),
+        }
+
+    def _surroundings(self) -> dict[str, Any]:
+        """What the last digits depend on besides the code: bytes are equal where these are."""
+        packages = ("torch", "transformers", "numpy", "safetensors", "tokenizers")
+        return {
             "python": platform.python_version(),
             "packages": {name: importlib.metadata.version(name) for name in packages},
             "hardware": {
@@ -375,8 +511,15 @@ class Run:
                 "device": self.experiment.device,
             },
             "threads": self.experiment.threads,
-            "started": now(),
+            "dtype": str(torch.get_default_dtype()).removeprefix("torch."),
         }
+
+
+def planned_updates(record: Record, train: TrainConfig) -> int:
+    """How many updates there will be, by what was spent up to ``record``."""
+    if not train.tokens:
+        return train.updates
+    return min(train.updates, math.ceil(record["update"] * max(1.0, train.tokens / max(1, record["generated_tokens"]))))
 
 
 def identity(experiment: Experiment, seed: int) -> dict[str, Any]:
@@ -390,8 +533,18 @@ def identity(experiment: Experiment, seed: int) -> dict[str, Any]:
 
 def check_identity(directory: Path, mine: Mapping[str, Any]) -> None:
     """Raise :class:`RunError` if the run in ``directory`` has another :func:`identity`: its results are not ours."""
-    theirs = read_json(directory / "manifest.json")
     way_out = "choose another --out, or start over with --no-resume"
+    try:
+        theirs = read_json(directory / "manifest.json")
+        schema = theirs["schema"]
+    except (RunError, LookupError, TypeError) as error:
+        raise RunError(
+            f"{directory}: manifest.json is missing or damaged, so it is not known what is there; {way_out}"
+        ) from error
+    if schema != SCHEMA:
+        raise RunError(
+            f"{directory} holds a run of another version of minirl (schema {schema}, here {SCHEMA}); {way_out}"
+        )
     for key in ("config", "seed"):
         if theirs.get(key) != mine[key]:
             difference = _difference(theirs.get(key), mine[key])
@@ -401,11 +554,18 @@ def check_identity(directory: Path, mine: Mapping[str, Any]) -> None:
         raise RunError(f"{directory} holds a run of other code; changed since: {', '.join(changed)}; {way_out}")
 
 
-def _without_torn_line(path: Path) -> Path:
-    """``path`` after cutting off a last line that a crash left unfinished, so that the next one starts on its own."""
-    if path.exists():
-        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
-    return path
+def _warn(text: str) -> None:
+    """Say what happened, if anything did. Training and its results go on as if it had not."""
+    if text:
+        print(f"minirl: {text}", file=sys.stderr, flush=True)
+
+
+def _remove(directory: Path) -> None:
+    """Remove ``directory`` so that it is never seen in part."""
+    scratch = directory.with_name(SCRATCH)
+    shutil.rmtree(scratch, ignore_errors=True)
+    directory.rename(scratch)
+    shutil.rmtree(scratch, ignore_errors=True)
 
 
 def peak_mb() -> int:

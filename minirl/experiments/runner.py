@@ -1,25 +1,31 @@
-"""Running notebooks: one process per seed through papermill, as many at a time as there are cores for."""
+"""Running seeds, as many at a time as there are cores for: notebooks through papermill, or runs without a notebook."""
 
 import json
 import multiprocessing
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from minirl.config import parse_overrides
+from minirl.config import Experiment, parse_overrides
 from minirl.errors import RunError
-from minirl.experiments.registry import project_root, run_directory, technique
+from minirl.experiments.checksums import damage
+from minirl.experiments.registry import label, project_root, run_directory, technique
 from minirl.experiments.run import REFERENCE_ARM, check_identity, identity, load_experiment, load_method, open_run
+from minirl.experiments.rundir import clear, locked
 
 POLL_S = 0.5
 KERNEL_START_S = 120
@@ -44,8 +50,17 @@ class Job:
         return self.directory / "results.json"
 
     def done(self) -> bool:
-        """Whether this seed has its results and its executed notebook."""
-        return self.results.exists() and (self.directory / "notebook.html").exists()
+        """Whether this seed has its results, undamaged, and its executed notebook."""
+        return finished(self.directory) and (self.directory / "notebook.html").exists()
+
+
+def finished(directory: Path) -> bool:
+    """Whether the run in ``directory`` has its results. Damaged ones do not count, and it says so."""
+    if not (directory / "results.json").exists():
+        return False
+    if reason := damage(directory, "results.json", "manifest.json"):
+        print(f"minirl: {shown(directory)}: {reason}; it is made again", file=sys.stderr, flush=True)
+    return not reason
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -92,33 +107,27 @@ def reproduce(
     all_jobs = [Job(seed, out / f"seed-{seed}" if out else run_directory(slug, tier, "", seed)) for seed in seeds]
     if not resume:
         for job in all_jobs:
-            shutil.rmtree(job.directory, ignore_errors=True)
+            clear(job.directory)
     waiting = [job for job in all_jobs if not job.done()]
     for job in all_jobs:
-        if job.done():
+        if job not in waiting:
             check_identity(job.directory, identity(experiment, job.seed))
             print(f"{slug} {tier} seed {job.seed}: complete in {shown(job.directory)} (start over with --no-resume)")
-    phases = [load_method(experiment, arm).phases(experiment.train) for arm in experiment.arms]
-    updates = sum(phase.updates for of_an_arm in phases for phase in of_an_arm)
     running: list[Job] = []
-    bar = tqdm(
-        total=updates * len(waiting),
-        desc=f"{slug} {tier}",
-        unit="update",
-        initial=sum(_updates_done(job) for job in waiting),  # what a resumed run has done does not count as speed
-        disable=not waiting,
-        mininterval=1.0 if sys.stderr.isatty() else 20.0,  # a log file is not redrawn in place
-        dynamic_ncols=True,
-    )
+    bar = _bar(f"{slug} {tier}", _updates(experiment) * len(waiting), [job.directory for job in waiting])
     try:
         while waiting or running:
             while waiting and len(running) < limit:
-                running.append(_start(waiting.pop(0), slug, tier, overrides or [], experiment.threads))
+                job = waiting.pop(0)
+                try:
+                    running.append(_start(job, slug, tier, overrides or [], experiment.threads))
+                except RunError as error:  # it may be in use; the other seeds are not
+                    job.failed = str(error)
             time.sleep(POLL_S)
             for job in [job for job in running if job.process and job.process.poll() is not None]:
                 running.remove(job)
                 _conclude(job)
-            counts = [_updates_done(job) for job in all_jobs if job.process is not None]
+            counts = [_updates_done(job.directory) for job in all_jobs if job.process is not None]
             bar.set_postfix_str(", ".join(f"seed {job.seed}" for job in running), refresh=False)
             bar.update(min(sum(counts), bar.total) - bar.n)
     except BaseException as interruption:
@@ -141,6 +150,8 @@ def _start(job: Job, slug: str, tier: str, overrides: list[str], threads: int) -
         job.directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"cannot write {job.directory}: {error.strerror}; choose another --out") from error
+    with locked(job.directory):
+        pass  # before the log of whoever is running there is written over
     parameters = {"tier": tier, "seed": job.seed, "overrides": parse_overrides(overrides), "out": shown(job.directory)}
     command = [sys.executable, "-m", "papermill", shown(technique(slug).notebook), shown(job.notebook)]
     command += ["-y", json.dumps(parameters), "--no-progress-bar", "--log-level", "WARNING"]
@@ -172,8 +183,10 @@ def _conclude(job: Job) -> None:
     """After papermill has ended: render the HTML, or keep the reason of the failure."""
     log = (job.directory / "log.txt").read_text(errors="replace").strip()
     if job.process is None or job.process.returncode != 0 or not job.results.exists():
+        status = job.process.returncode if job.process else None
         job.failed = (
-            f"{reason(log)}\n  executed so far: {shown(job.notebook)}; whole log: {shown(job.directory / 'log.txt')}"
+            f"{killed(status, log) or reason(log)}\n"
+            f"  executed so far: {shown(job.notebook)}; whole log: {shown(job.directory / 'log.txt')}"
         )
         return
     from nbconvert import HTMLExporter  # late: slow to import
@@ -184,15 +197,45 @@ def _conclude(job: Job) -> None:
     write_atomically(job.notebook.with_suffix(".html"), html)
 
 
+def killed(status: int | None, log: str) -> str:
+    """What ended papermill (of exit ``status``) or the kernel from outside, in words; "" if nothing did."""
+    if status is not None and status < 0:
+        who = f"papermill was ended by {signal.Signals(-status).name}"
+    elif "DeadKernelError" in log:
+        who = "the notebook's kernel died"
+    else:
+        return ""
+    return f"{who} (was memory short, or did someone end it?); the same command continues where it stood"
+
+
 def reason(log: str) -> str:
     """The message of the last exception in ``log``, all its lines; the last line if there is none."""
     heads = list(re.finditer(r"^\w[\w.]*(?:Error|Exception|Interrupt|Exit): ", log, re.MULTILINE))
     return log[heads[-1].start() :].rstrip() if heads else (log.rstrip().splitlines() or ["no message"])[-1]
 
 
-def _updates_done(job: Job) -> int:
+def _bar(title: str, updates: int, directories: Sequence[Path]) -> tqdm:
+    """Progress with the time left, of runs that have ``updates`` to do in all, some of them done already."""
+    return tqdm(
+        total=updates,
+        desc=title,
+        unit="update",
+        initial=sum(map(_updates_done, directories)),  # what a resumed run has done does not count as speed
+        disable=not directories,
+        mininterval=1.0 if sys.stderr.isatty() else 20.0,  # a log file is not redrawn in place
+        dynamic_ncols=True,
+    )
+
+
+def _updates(experiment: Experiment) -> int:
+    """Updates of all arms of one seed."""
+    phases = [load_method(experiment, arm).phases(experiment.train) for arm in experiment.arms]
+    return sum(phase.updates for of_an_arm in phases for phase in of_an_arm)
+
+
+def _updates_done(directory: Path) -> int:
     """Updates of all arms so far: lines of their metrics files, counted without parsing them."""
-    return sum(path.read_bytes().count(b"\n") for path in job.directory.glob("arms/*/metrics.jsonl"))
+    return sum(path.read_bytes().count(b"\n") for path in directory.glob("arms/*/metrics.jsonl"))
 
 
 def shown(path: Path) -> str:
@@ -220,30 +263,102 @@ def sweep(
     directories = [run_directory(slug, tier, variant, seed) for seed in seeds]
     if not resume:
         for directory in directories:
-            shutil.rmtree(directory, ignore_errors=True)
-    waiting = [(s, d) for s, d in zip(seeds, directories, strict=True) if not (d / "results.json").exists()]
-    for seed, directory in zip(seeds, directories, strict=True):
-        if (seed, directory) not in waiting:
-            check_identity(directory, identity(experiment, seed))
-    # Spawned, not forked: a forked copy of torch's thread pool can hang.
-    with ProcessPoolExecutor(limit, mp_context=multiprocessing.get_context("spawn")) as pool:
-        futures = {
-            pool.submit(_sweep_one, slug, tier, variant, seed, overrides or [], directory): seed
-            for seed, directory in waiting
-        }
-        for future in tqdm(as_completed(futures), total=len(futures), desc=f"{slug} {tier}-{variant}", unit="seed"):
-            future.result()
+            clear(directory)
+    runs = [
+        PlainRun(slug, tier, variant, seed, directory, tuple(overrides or ()))
+        for seed, directory in zip(seeds, directories, strict=True)
+    ]
+    for run in runs:
+        if finished(run.directory):
+            check_identity(run.directory, identity(experiment, run.seed))
+    for _, error in complete(runs, limit, f"{slug} {label(tier, variant)}"):
+        if error is not None:
+            raise error
     return directories
 
 
-def _sweep_one(slug: str, tier: str, variant: str, seed: int, overrides: list[str], directory: Path) -> None:
-    run = open_run(slug, tier=tier, seed=seed, overrides=overrides, out=directory, variant=variant)
-    run.evaluate(REFERENCE_ARM)
-    for arm in run.arms:
-        run.train(arm)
-        run.evaluate(arm)
-    run.finish()
-    run.close()
+@dataclass(frozen=True)
+class PlainRun:
+    """One seed without a notebook, and where it runs."""
+
+    slug: str
+    tier: str
+    variant: str
+    seed: int
+    directory: Path
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def results(self) -> Path:
+        return self.directory / "results.json"
+
+
+def complete(runs: Sequence[PlainRun], limit: int, title: str) -> Iterator[tuple[PlainRun, BaseException | None]]:
+    """Train and evaluate all arms of ``runs``, ``limit`` at a time; each with its error, if any, as soon as it is done.
+
+    Runs that have results already come first. Unfinished ones continue where they stood.
+    """
+    waiting = [run for run in runs if not finished(run.directory)]
+    yield from ((run, None) for run in runs if run not in waiting)
+    updates = sum(_updates(load_experiment(run.slug, run.tier, list(run.overrides), run.variant)) for run in waiting)
+    bar = _bar(title, updates, [run.directory for run in waiting])
+    context = multiprocessing.get_context("spawn")  # not forked: a forked copy of torch's thread pool can hang
+    theirs, ours = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(limit, mp_context=context, initializer=_end_with_parent, initargs=(theirs,))
+    with bar, pool:
+        try:
+            futures = {pool.submit(_complete_one, run): run for run in waiting}
+            pending = set(futures)
+            while pending:
+                done, pending = wait(pending, timeout=POLL_S, return_when=FIRST_COMPLETED)
+                bar.set_postfix_str(f"{len(waiting) - len(pending)} of {len(waiting)} seeds done", refresh=False)
+                bar.update(min(sum(_updates_done(run.directory) for run in waiting), bar.total) - bar.n)
+                yield from ((futures[future], _error(future.exception())) for future in done)
+        except BaseException as error:
+            if not isinstance(error, GeneratorExit):
+                ours.close()  # which ends those that run; else they may reach their end
+            pool.shutdown(wait=False, cancel_futures=True)  # those that have not begun
+            raise
+
+
+def _end_with_parent(alive: Connection) -> None:
+    """End this process when the one that holds the other end of ``alive`` closes it or ends, however it does.
+
+    A run may end at any moment, and nobody is left to use what an orphan would find.
+    """
+
+    def wait_for_the_end() -> None:
+        alive.poll(None)
+        os._exit(1)
+
+    threading.Thread(target=wait_for_the_end, daemon=True).start()
+
+
+def _error(error: BaseException | None) -> BaseException | None:
+    """What a run failed with, in words of ours if its process was killed."""
+    if not isinstance(error, BrokenProcessPool):
+        return error
+    return RunError(
+        "a process of these runs was ended from outside (was memory short?), and all stopped; the same command "
+        "continues where they stood"
+    )
+
+
+def _complete_one(one: PlainRun) -> None:
+    run = open_run(
+        one.slug,
+        tier=one.tier,
+        seed=one.seed,
+        overrides=list(one.overrides),
+        out=one.directory,
+        variant=one.variant,
+    )
+    with closing(run):
+        run.evaluate(REFERENCE_ARM)
+        for arm in run.arms:
+            run.train(arm)
+            run.evaluate(arm)
+        run.finish()
 
 
 def over_budget(results: dict[str, Any], core_s: float, peak_mb: float) -> str | None:

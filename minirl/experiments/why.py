@@ -17,10 +17,8 @@ from minirl.experiments import history
 from minirl.experiments.audit import (
     code_commit,
     code_differs,
-    fingerprint_of,
     manifest_of,
     registration,
-    stale_since,
 )
 from minirl.experiments.claims import (
     Claim,
@@ -33,18 +31,20 @@ from minirl.experiments.claims import (
     parse_seed_result,
     sha256_of,
 )
-from minirl.experiments.fingerprint import short_hash
+from minirl.experiments.fingerprint import code_parts, short_hash
 from minirl.experiments.registry import (
     Technique,
     claim_path,
     governing_claim,
     label,
     project_root,
+    result_files,
+    results_directory,
     technique,
     to_register,
 )
-from minirl.experiments.report import result_files, results_directory
 from minirl.experiments.rundir import read_json
+from minirl.experiments.staleness import Standing, fingerprint_of, standing
 
 Seeds = list[tuple[SeedResult, str]]
 WIDTH = 110  # columns of the text
@@ -107,7 +107,9 @@ def chain(
     found["numbers"] = [
         _number(claim, condition, index, seeds) for condition, index in _asked_for(claim, variant, seeds, metric, arms)
     ]
-    found["stale"] = stale_since(item, tier, variant, documents)
+    now = standing(item, tier, documents, variant)
+    found["stale"] = list(now.stale)
+    found["verified"] = _verified(now)
     found["files"] = [
         {
             "seed": result.seed,
@@ -206,9 +208,22 @@ def _number(claim: Claim, condition: Condition, index: int | None, seeds: Seeds)
 
 def _code(document: Mapping[str, Any]) -> dict[str, Any]:
     sha, differs = code_commit(document), code_differs(document)
-    files = len([part for part in fingerprint_of(document) if part not in ("config", "base")])
+    files = len(code_parts(fingerprint_of(document)))
     known = history.commit(sha) if sha else None
     return {"commit": _commit(known) or ({"sha": sha} if sha else None), "files": files, "differs": differs}
+
+
+def _verified(now: Standing) -> dict[str, Any] | None:
+    """What vouches for results of older code: which seeds were computed again, identical, at which commit."""
+    if now.stamp is None:
+        return None
+    known = history.commit(now.stamp.commit)
+    return {
+        "seeds": now.stamp.seeds,
+        "commit": _commit(known) or {"sha": now.stamp.commit},
+        "date": now.stamp.date,
+        "changed": list(now.changed),
+    }
 
 
 def _config(item: Technique, tier: str, variant: str, document: Mapping[str, Any]) -> dict[str, Any]:
@@ -343,7 +358,13 @@ def _origin_lines(found: Mapping[str, Any]) -> list[str]:
         else:
             lines += _part("", f"which holds all {code['files']} files exactly as they were run")
     since = ", ".join(found["stale"])
-    lines += _part("", f"changed since: {since}" if since else "nothing of it has changed since")
+    verified = found["verified"]
+    if since or not verified:
+        lines += _part("", f"changed since: {since}" if since else "nothing of it has changed since")
+    if verified:
+        lines += _part("", f"code changed since: {', '.join(verified['changed'])}")
+        again = f"{_seeds(verified['seeds'])} computed again {verified['date'][:10]}, identical to the last digit"
+        lines += _part("", f"{again}, by the code of commit {_commit_text(verified['commit'])}")
     config = found["config"]
     lines += _part("config", config["file"], f"last changed in commit {_commit_text(config['commit'])}")
     for key, value in (config["resolved"] or {}).items():

@@ -161,18 +161,42 @@ def load_policy(source: str | Path, device: str = "cpu") -> Policy:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             target, dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )
-    except (OSError, ValueError, KeyError) as error:
-        raise MinirlError(
-            f"cannot load a model from {source!r}: not a shipped base (`minirl bases list`), not a directory with "
-            f"config.json, model.safetensors and tokenizer, and not reachable on the hub.\n  {error}"
-        ) from error
     except (SafetensorError, RuntimeError) as error:
         raise MinirlError(f"{source!r}: the weights are damaged or belong to another architecture: {error}") from error
+    except Exception as error:  # whatever transformers makes of the files: it has no error of its own
+        raise MinirlError(
+            f"cannot load a model from {source!r}: not a shipped base (`minirl bases list`), not a directory with "
+            f"config.json, model.safetensors and tokenizer, and not reachable on the hub.\n  {str(error)[:1000]}"
+        ) from error
     model, info = loaded
     if info["missing_keys"]:  # transformers would draw them at random and go on
         raise MinirlError(f"{source!r}: the weights lack {', '.join(sorted(info['missing_keys']))}")
-    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
         raise MinirlError(f"{source!r}: the tokenizer has more tokens ({len(tokenizer)}) than the model's embedding")
+    highest = max(tokenizer.get_vocab().values())
+    if highest >= rows:
+        raise MinirlError(f"{source!r}: the tokenizer has a token {highest}, the model's embedding ends at {rows - 1}")
     if tokenizer.eos_token_id is None:
         raise MinirlError(f"{source!r}: the tokenizer has no end-of-sequence token, so attempts could not end")
-    return Policy(model.to(device).eval(), tokenizer, str(source))
+    ends = {end for config in (model.config, model.generation_config) for end in _as_list(config.eos_token_id)}
+    if ends and tokenizer.eos_token_id not in ends:
+        raise MinirlError(
+            f"{source!r}: the tokenizer ends a text with token {tokenizer.eos_token_id}, the model with "
+            f"{', '.join(map(str, sorted(ends)))}: it is the tokenizer of another model"
+        )
+    broken = [name for name, tensor in model.named_parameters() if not tensor.isfinite().all()]
+    if broken:
+        raise MinirlError(f"{source!r}: weights that are NaN or infinite, in {', '.join(broken[:3])}")
+    policy = Policy(model.to(device).eval(), tokenizer, str(source))
+    if policy.has_template:
+        try:
+            policy.encode_prompts(["?"])
+            policy.encode_feedback(["?"])
+        except Exception as error:  # jinja's, or the template's own
+            raise MinirlError(f"{source!r}: the chat template cannot render a conversation: {error}") from error
+    return policy
+
+
+def _as_list(ids: int | list[int] | None) -> list[int]:
+    return [] if ids is None else [ids] if isinstance(ids, int) else ids

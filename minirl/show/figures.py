@@ -153,12 +153,13 @@ def learning_curves(
     smooth: int = 1,
     colours: Mapping[str, str] | None = None,
     title: str | None = None,
+    references: Mapping[str, float] | None = None,
 ) -> Figure:
     """Small multiples: one panel a metric, one line an arm.
 
     ``curves`` maps an arm to its records of ``metrics.jsonl``; a record without the metric or without ``x`` is left out
     of that panel, so training and evaluation records may be mixed. ``smooth`` > 1 draws the running mean over that many
-    records, and the records themselves faintly.
+    records, and the records themselves faintly. ``references`` are known values of metrics, drawn as dotted lines.
     """
     colours = {**arm_colours(curves), **(colours or {})}
     columns = 3 if len(metrics) in (3, 5, 6, 9) else min(2, len(metrics))
@@ -170,6 +171,8 @@ def learning_curves(
             axes.set_visible(False)
             continue
         axes.set_title(metrics[i])
+        if metrics[i] in (references or {}):
+            axes.axhline((references or {})[metrics[i]], color=INK, linestyle=":", linewidth=1.2)
         for (arm, records), style in zip(curves.items(), itertools.cycle(LINE_STYLES)):
             points = [(r[x], r[metrics[i]]) for r in records if r.get(x) is not None and r.get(metrics[i]) is not None]
             xs, ys = [p[0] for p in points], [float(p[1]) for p in points]
@@ -551,18 +554,20 @@ def agreement_gap(
     found_label: str,
     *,
     marks: Mapping[str, str] = AGREEMENT,
+    share_label: str = "share of answers",
     colours: Mapping[str, str] | None = None,
 ) -> Figure:
     """How far a policy agrees with itself and how far it is right, two dots an arm, beside a bar an arm.
 
     ``metrics`` maps an arm to ``accuracy@1`` and ``agreement``; the line between the dots is the illusion. ``found``
-    holds ``(mean, low, high)``: the share of problems with a right one among several answers, say. ``marks`` are other
-    two metrics with their names, for a dot and a diamond.
+    holds ``(mean, low, high)``: the share of problems with a right one among several answers, say, or a number above 1.
+    ``marks`` are other two metrics with their names, for a dot and a diamond; ``share_label`` is their axis.
     """
     first, second = marks
     colours = {**arm_colours(metrics), **(colours or {})}
     figure = _figure(1.75 + 0.33 * len(metrics))
     dots, bars = figure.subplots(1, 2, width_ratios=(1.35, 1), sharey=True)
+    end = 1.02 * max(1, *(high for _, _, high in found.values()))
     for y, (arm, m) in enumerate(metrics.items()):
         dots.plot([m[first], m[second]], [y, y], color=_blend(colours[arm], 0.5), linewidth=2.4)
         # Where both are equal the smaller dot stands inside the larger one.
@@ -571,13 +576,14 @@ def agreement_gap(
         value, low, high = found[arm]
         bars.barh(y, value, 0.55, color=_blend(colours[arm], 0.45))
         bars.plot([low, high], [y, y], color=colours[arm], linewidth=2.4)
-        bars.annotate(f"{value:.2f}", (0, y), (5, 0), textcoords="offset points", va="center", fontsize=9.5)
+        place = (0 if low > 0.25 * end else high, y)  # beside a bar that is too short for its number
+        bars.annotate(f"{value:.2f}", place, (5, 0), textcoords="offset points", va="center", fontsize=9.5)
     dots.set_yticks(range(len(metrics)), list(metrics))
     for arm, name in zip(metrics, dots.get_yticklabels(), strict=True):
         name.set_color(colours[arm])
     dots.set_ylim(len(metrics) - 0.5, -0.5)
-    dots.set(xlim=(-0.05, 1.05), xlabel="share of answers")
-    bars.set(xlim=(0, 1.02), xlabel=found_label)
+    dots.set(xlim=(-0.05, 1.05), xlabel=share_label)
+    bars.set(xlim=(0, end), xlabel=found_label)
     for axes in (dots, bars):
         axes.grid(False, axis="y")
         axes.spines["left"].set_visible(False)
@@ -587,6 +593,146 @@ def agreement_gap(
         matplotlib.lines.Line2D([], [], color=INK, linestyle="", marker="D", markersize=9, markerfacecolor="white"),
     ]
     figure.legend(keys, list(marks.values()), loc="outside upper left", ncols=2, handlelength=1.2)
+    return figure
+
+
+@_styled
+def helpful_and_true(
+    metrics: Mapping[str, Mapping[str, float]],
+    *,
+    colours: Mapping[str, str] | None = None,
+) -> Figure:
+    """Two things to want of a critic, and what it says of right and of wrong attempts.
+
+    ``metrics`` maps an arm to what :func:`~minirl.evaluation.critiques.evaluate_critic` finds. Left: ``refined`` over
+    ``balanced``. Right: ``rejects_wrong`` over ``accepts_right``; along a grey line ``balanced`` is the same.
+    """
+    colours = {**arm_colours(metrics), **(colours or {})}
+    markers = dict(zip(metrics, itertools.cycle("osD^vP*X"), strict=False))
+    figure = _figure(3.9)
+    goods, kinds = figure.subplots(1, 2)
+    panels = ((goods, "balanced", "refined"), (kinds, "accepts_right", "rejects_wrong"))
+    for axes, x, y in panels:
+        for arm, m in metrics.items():
+            axes.plot(m[x], m[y], markers[arm], color=colours[arm], markersize=7.5, markeredgecolor="white", zorder=3)
+    goods.axvline(0.5, color=GREY, linewidth=1, linestyle=LINE_STYLES[2], zorder=0.9)  # the same of everything
+    goods.set(xlabel="verdicts: balanced accuracy", ylabel="the actor's next attempt is right (refined)")
+    goods.margins(0.1)
+    goods.set_xlim(*goods.get_xlim())  # the names must not move it any more
+    goods.set_ylim(*goods.get_ylim())
+    _label_column(goods, {arm: (m["balanced"], m["refined"]) for arm, m in metrics.items()}, colours)
+
+    kinds.grid(False)
+    for level in (0.5, 0.6, 0.7, 0.8, 0.9):
+        style = LINE_STYLES[2] if level == 0.5 else "-"
+        kinds.plot([2 * level - 1, 1], [1, 2 * level - 1], color="#C8C8C8", linewidth=0.9, linestyle=style, zorder=0.9)
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+        place = (0.95, 2 * level - 0.95)
+        kinds.text(*place, f"{level}", ha="center", va="center", fontsize=8.5, color="#777777", bbox=box, zorder=1)
+    kinds.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+    kinds.set(xlabel="right attempts that are accepted", ylabel="wrong attempts that are rejected")
+    return figure
+
+
+@_styled
+def forecasts(
+    metrics: Mapping[str, Mapping[str, float]],
+    bins: Mapping[str, Sequence[tuple[float, float, int]]],
+    *,
+    colours: Mapping[str, str] | None = None,
+) -> Figure:
+    """Are probabilities as high as what comes true, and whom do they rank?
+
+    Left: for the arms of ``bins`` the share that came true over the mean forecast, one dot a bin, its area by how many
+    there are (:func:`minirl.evaluation.critiques.reliability`); on the dotted line a forecast is calibrated. Right: of
+    every arm ``auroc`` and ``within``, that among attempts at one problem.
+    """
+    colours = {**arm_colours(metrics), **(colours or {})}
+    figure = _figure(2.5 + 0.2 * len(metrics))
+    plane, ranks = figure.subplots(1, 2, width_ratios=(1.1, 1))
+    plane.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=LINE_STYLES[2])
+    for (arm, points), style in zip(bins.items(), itertools.cycle(LINE_STYLES)):
+        means, shares, counts = zip(*points, strict=True)
+        plane.plot(means, shares, color=colours[arm], linestyle=style, linewidth=1.4, label=arm)
+        areas = [12 + 260 * count / sum(counts) for count in counts]  # the rarest must be seen, too
+        plane.scatter(means, shares, areas, color=colours[arm], edgecolors="white", linewidths=0.7, zorder=3)
+    plane.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel="forecast", ylabel="share that is right")
+
+    ranks.grid(False, axis="y")
+    ranks.axvline(0.5, color="#888888", linewidth=1, zorder=0.9)  # a coin
+    for y, (arm, m) in enumerate(metrics.items()):
+        ranks.plot([m["within"], m["auroc"]], [y, y], color=_blend(colours[arm], 0.5), linewidth=2.4)
+        # Where both are equal the smaller dot stands inside the larger one.
+        ranks.plot(m["within"], y, "D", color=colours[arm], markersize=9, markerfacecolor="white", zorder=3)
+        ranks.plot(m["auroc"], y, "o", color=colours[arm], markersize=6, zorder=4)
+    ranks.set_yticks(range(len(metrics)), list(metrics))
+    for arm, name in zip(metrics, ranks.get_yticklabels(), strict=True):
+        name.set_color(colours[arm])
+    ranks.set_ylim(len(metrics) - 0.5, -0.5)
+    ranks.margins(x=0.1)
+    ranks.spines["left"].set_visible(False)
+    ranks.tick_params(axis="y", length=0)
+    ranks.set_xlabel("a right one ranks above a wrong one")
+    keys = [
+        matplotlib.lines.Line2D([], [], color=INK, linestyle="", marker="o", markersize=6),
+        matplotlib.lines.Line2D([], [], color=INK, linestyle="", marker="D", markersize=9, markerfacecolor="white"),
+    ]
+    figure.legend(keys, ["of all (auroc)", "at one problem (within)"], loc="outside upper right", handlelength=1.2)
+    handles, labels = plane.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=2, handlelength=1.8)
+    return figure
+
+
+@_styled
+def effect_by_judge(
+    sources: Mapping[str, Sequence[tuple[float, float]]],
+    dials: Mapping[str, Sequence[Sequence[tuple[float, float]]]],
+    here: Mapping[str, tuple[float, float]] | None = None,
+    *,
+    x_label: str,
+    y_label: str,
+    colours: Mapping[str, str] | None = None,
+) -> Figure:
+    """What comes of judges over how right they are: a dot a run, and a line a dial.
+
+    ``sources`` maps a judge to the ``(x, y)`` of its runs, ``dials`` a dial to its settings in their order, each the
+    ``(x, y)`` of its runs; a line joins the means of the settings. ``here`` are points of a run of the reader's own.
+    Grey lines: a judge that knows nothing, and no effect.
+    """
+    here = here or {}
+    colours = {**arm_colours([*sources, *here, *dials]), **(colours or {})}
+    figure = _figure(4.4)
+    axes = figure.subplots()
+    axes.axhline(0, color=GREY, linewidth=1, zorder=0.9)
+    axes.axvline(0.5, color=GREY, linewidth=1, linestyle=LINE_STYLES[2], zorder=0.9)
+    for (name, settings), style in zip(dials.items(), itertools.cycle(LINE_STYLES)):
+        means = [tuple(sum(axis) / len(runs) for axis in zip(*runs, strict=True)) for runs in settings if runs]
+        if means:
+            axes.plot(*zip(*means, strict=True), color=colours[name], linestyle=style, label=name, zorder=2)
+        for x, y in (point for runs in settings for point in runs):
+            axes.plot(x, y, "o", color=colours[name], markersize=4, alpha=0.45, markeredgewidth=0)
+    ends = {}
+    for name, runs in sources.items():
+        for x, y in runs:
+            axes.plot(x, y, "o", color=colours[name], markersize=6.5, markeredgecolor="white", zorder=3)
+        if runs:
+            ends[name] = max(runs)
+    for name, (x, y) in here.items():
+        axes.plot(x, y, "D", color=colours[name], markersize=9, markerfacecolor="white", markeredgewidth=1.6, zorder=4)
+    ends = {**here, **ends}
+    axes.margins(0.08)
+    axes.set(xlabel=x_label, ylabel=y_label)
+    axes.set_xlim(*axes.get_xlim())  # the names must not move it any more
+    axes.set_ylim(*axes.get_ylim())
+    _label_column(axes, ends, {name: colours[name] for name in ends})
+    handles, labels = axes.get_legend_handles_labels()
+    if here:
+        handles.append(
+            matplotlib.lines.Line2D([], [], color=INK, linestyle="", marker="D", markersize=8, markerfacecolor="white")
+        )
+        labels.append("this run")
+    if handles:
+        figure.legend(handles, labels, loc="outside upper left", ncols=len(handles), handlelength=2)
     return figure
 
 
@@ -723,6 +869,184 @@ def horizon_and_errors(
     lines.set_xticks(shares, [f"{share:.0%}" for share in shares])
     lines.set(ylim=(0, 1.03), xlabel="share of wrong steps before it", ylabel="the last step is right")
     _legend_on_top(figure, lines)
+    return figure
+
+
+@_styled
+def reward_shapes(
+    xs: Sequence[float],
+    panels: Mapping[str, Mapping[str, Sequence[float]]],
+    *,
+    x_label: str = "true solve rate",
+    y_label: str = "expected reward",
+) -> Figure:
+    """Curves over ``xs``, in one panel for every condition of ``panels``; a dot marks the highest point of a curve.
+
+    All panels have the same curves, and share their axes: what moves from panel to panel is the peak. Of equal points
+    the first is marked.
+    """
+    names = list(next(iter(panels.values())))
+    colours = arm_colours(names)
+    figure = _figure(3.7)
+    row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (title, curves) in zip(row, panels.items(), strict=True):
+        axes.set_title(title)
+        for name, style in zip(names, itertools.cycle(LINE_STYLES)):
+            values = list(curves[name])
+            best = values.index(max(values))
+            axes.plot(xs, values, color=colours[name], linestyle=style, label=name)
+            axes.plot(
+                xs[best], values[best], "o", color=colours[name], markersize=6.5, markeredgecolor="white", zorder=3
+            )
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.set_xlabel(x_label)
+    row[0].set_ylabel(y_label)
+    _legend_on_top(figure, row[0])
+    return figure
+
+
+@_styled
+def cooperation_and_payoffs(
+    cooperation: Mapping[str, Sequence[float]],
+    payoffs: Mapping[str, Mapping[str, float]],
+    *,
+    smooth: int = 1,
+    colours: Mapping[str, str] | None = None,
+) -> Figure:
+    """Who cooperates while learning, and what that is worth later: a line an arm over the updates (running mean of
+    ``smooth``), and below it a row an arm and a column an opponent, with what the arm gets from it a round.
+
+    Raises ``ValueError`` if two arms met different opponents.
+    """
+    colours = {**arm_colours(payoffs), **(colours or {})}
+    others = list(next(iter(payoffs.values())))
+    if any(list(row) != others for row in payoffs.values()):
+        raise ValueError(f"every arm needs a payoff against {', '.join(others)}, in this order")
+    figure = _figure(3.4 + 0.36 * len(payoffs))
+    top, bottom = figure.subplots(2, 1, height_ratios=[2.3, 0.5 + 0.36 * len(payoffs)])
+    for (arm, shares), style in zip(cooperation.items(), itertools.cycle(LINE_STYLES)):
+        updates = range(1, len(shares) + 1)
+        top.plot(updates, _running_mean(shares, smooth), color=colours[arm], linestyle=style, label=arm)
+    top.set(xlabel="update", ylabel="cooperation", ylim=(-0.03, 1.03))
+    top.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    highest = max(value for row in payoffs.values() for value in row.values())
+    for y, row in enumerate(payoffs.values()):
+        for x, value in enumerate(row.values()):
+            cell = _blend(BLUE, 0.6 * max(0.0, value) / max(highest, 1e-9))
+            bottom.add_patch(matplotlib.patches.Rectangle((x, y), 1, 1, facecolor=cell, edgecolor="white"))
+            bottom.text(x + 0.5, y + 0.5, f"{value:.2f}", ha="center", va="center")
+    bottom.set(xlim=(0, len(others)), ylim=(len(payoffs), 0))
+    bottom.set_title("reward a round against")
+    bottom.set_xticks([x + 0.5 for x in range(len(others))], [name.replace("_", " ") for name in others])
+    bottom.xaxis.tick_top()
+    bottom.set_yticks([y + 0.5 for y in range(len(payoffs))], list(payoffs))
+    for label, arm in zip(bottom.get_yticklabels(), payoffs, strict=True):
+        label.set_color(colours[arm])
+    bottom.grid(False)
+    bottom.tick_params(length=0)
+    bottom.spines[:].set_visible(False)
+    _legend_on_top(figure, top)
+    return figure
+
+
+@_styled
+def triangle_paths(
+    paths: Mapping[str, Sequence[Sequence[float]]],
+    corners: Sequence[str],
+    target: Sequence[float],
+    *,
+    averages: Mapping[str, Sequence[float]] | None = None,
+    colours: Mapping[str, str] | None = None,
+) -> Figure:
+    """How mixtures of three things moved: a triangle an arm, whose corners are the pure ones.
+
+    ``paths`` maps an arm to its shares of the three in the order of ``corners``, one triple a step; what others have is
+    left out and the rest scaled to 1. A path begins at the ring, grows darker, and ends at the dot. The cross is
+    ``target``, the square an arm's ``averages``.
+    """
+    colours = {**arm_colours(paths), **(colours or {})}
+    columns = min(3, len(paths))
+    rows = -(-len(paths) // columns)
+    figure = _figure(0.35 + 2.35 * rows)
+    grid = figure.subplots(rows, columns, squeeze=False)
+
+    def place(shares: Sequence[float]) -> tuple[float, float]:
+        _, right, top = (share / sum(shares) for share in shares)
+        return right + top / 2, top * 3**0.5 / 2
+
+    outline = [place(corner) for corner in ((1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 0))]
+    for axes, arm in itertools.zip_longest(grid.flat, paths):
+        axes.set_axis_off()
+        if arm is None:
+            continue
+        axes.set_aspect("equal")
+        axes.set_title(arm)
+        axes.plot(*zip(*outline, strict=True), color="#BBBBBB", linewidth=1)
+        points = [place(shares) for shares in paths[arm]]
+        for i, (start, end) in enumerate(itertools.pairwise(points)):
+            strength = 0.25 + 0.75 * (i + 1) / len(points)
+            axes.plot(*zip(start, end, strict=True), color=_blend(colours[arm], strength), linewidth=1.4)
+        axes.plot(*points[0], "o", color=colours[arm], markersize=6, markerfacecolor="white")
+        axes.plot(*points[-1], "o", color=colours[arm], markersize=6)
+        if averages and arm in averages:
+            axes.plot(*place(averages[arm]), "s", color=INK, markersize=6, markerfacecolor="white")
+        axes.plot(*place(target), "+", color=INK, markersize=10, markeredgewidth=1.6)
+        for (x, y), name, align in zip(outline, corners, ("left", "right", "center"), strict=False):
+            below = y == 0
+            axes.annotate(name, (x, y), (0, -5 if below else 4), textcoords="offset points", fontsize=9, color=GREY,
+                          ha=align, va="top" if below else "bottom")  # fmt: skip
+        axes.set(xlim=(-0.05, 1.05), ylim=(-0.13, 1.0))
+    return figure
+
+
+@_styled
+def curricula(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    chosen: Mapping[str, Mapping[int, Sequence[float]]],
+    *,
+    x_label: str = "generated tokens",
+    y_label: str = "accuracy",
+    smooth: int = 1,
+    target: float | None = None,
+    colours: Mapping[str, str] | None = None,
+) -> Figure:
+    """What was learned, and from what: a line an arm (its xs and ys, as they are), and below it a map an arm, with a
+    row a level, the hardest on top, and a column an update; the darker, the larger the share of the problems of that
+    update (running mean of ``smooth``) that came from there. ``target`` is drawn as a line."""
+    colours = {**arm_colours(curves), **(colours or {})}
+    columns = min(3, len(chosen))
+    rows = -(-len(chosen) // columns)
+    most = max(len(shares) for shares in chosen.values())
+    height = 0.7 + 0.16 * most  # of a map, in inches: room for the names of its levels
+    figure = _figure(2.9 + height * rows)
+    grid = figure.add_gridspec(1 + rows, columns, height_ratios=[2.6] + [height] * rows)
+    top = figure.add_subplot(grid[0, :])
+    for (arm, (xs, ys)), style in zip(curves.items(), itertools.cycle(LINE_STYLES)):
+        top.plot(xs, ys, color=colours[arm], linestyle=style, label=arm)
+    if target is not None:
+        top.axhline(target, color=GREY, linewidth=0.9, linestyle=":")
+    top.set(xlabel=x_label, ylabel=y_label)
+    top.xaxis.set_major_formatter(EngFormatter(sep=""))
+    for i, (arm, shares) in enumerate(chosen.items()):
+        axes = figure.add_subplot(grid[1 + i // columns, i % columns])
+        levels = sorted(shares)
+        values = [_running_mean(shares[level], smooth) for level in levels]
+        length = len(values[0])
+        axes.imshow(
+            values, cmap="Blues", vmin=0, vmax=1, aspect="auto", origin="lower", interpolation="nearest",
+            extent=(0.5, length + 0.5, -0.5, len(levels) - 0.5),
+        )  # fmt: skip
+        axes.set_title(arm, color=colours.get(arm, INK))
+        axes.set_yticks(range(len(levels)), [str(level) for level in levels])
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes.grid(False)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        if i % columns == 0:
+            axes.set_ylabel("level")
+        if i + columns >= len(chosen):
+            axes.set_xlabel("update")
+    _legend_on_top(figure, top)
     return figure
 
 

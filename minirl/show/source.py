@@ -2,6 +2,7 @@
 
 import html
 import inspect
+import re
 import textwrap
 from dataclasses import dataclass
 from types import ModuleType
@@ -11,6 +12,7 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
+LINTERS = re.compile(r"  # (?:noqa|type: ignore).*$", re.MULTILINE)
 MONOSPACE = "ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace"
 
 
@@ -38,11 +40,11 @@ class SourceView:
 
 
 def show_source(obj: Any) -> SourceView:
-    """The source of a function, class, method or module, docstring included.
+    """The source of a function, class, method or module, docstring included, without remarks to linters.
 
     Raises ``TypeError`` or ``OSError`` like ``inspect.getsource`` if there is none (built-ins, code typed at a prompt).
     """
-    source = textwrap.dedent(inspect.getsource(obj)).rstrip() + "\n"
+    source = LINTERS.sub("", textwrap.dedent(inspect.getsource(obj))).rstrip() + "\n"
     if isinstance(obj, ModuleType):
         return SourceView(obj.__name__, source)
     return SourceView(f"{obj.__module__}.{obj.__qualname__}", source)

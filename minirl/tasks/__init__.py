@@ -11,10 +11,12 @@ from minirl.config import nearest
 from minirl.errors import ConfigError
 from minirl.tasks.base import Item, Task, to_dataset
 
+KINDS = ("base", "game")  # modules that say what a task is
+
 
 def names() -> list[str]:
-    """Names of all tasks."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "base")
+    """Names of all tasks, games among them."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in KINDS)
 
 
 @functools.cache

@@ -7,7 +7,8 @@ other entries of the table (:meth:`Tally.rephrased`).
 After an attempt the grade ``critique`` asks, with a ``!``, for a **critique**: ``+`` if the result is right, else ``-``
 and the letter of the first wrong step, which is what the grade ``located`` says of it. A critique may be given to the
 one who made the attempt, in place of located feedback: who is told ``-b`` keeps what stands before step b, does that
-step with care, and what follows as always.
+step with care, and what follows as always. The grade ``criticised`` is such feedback, from a careless critic: it may be
+wrong.
 
 Critics in texts for bases are as careless as everyone else: they do every step again, with the same misconceptions, and
 object where they get another result. And in one objection of three the letter is any at all: something is wrong, they
@@ -25,12 +26,13 @@ from minirl.tasks.chain import DIGITS, MISCONCEIVED, STEP, Chain, apply, misconc
 SIGNED = tuple(f"{sign}{digit}" for sign in "+-" for digit in range(1, 10))
 QUESTION = "!"
 VAGUE = 1 / 3  # share of objections whose letter is any
+CRITICS = 0.075  # rate of mistakes of the critics whose word is feedback
 
 
 class Tally(Chain):
     name = "tally"
     levels = range(1, 9)
-    grades = (*Chain.grades, "critique")  # type: ignore[assignment]  # Chain's are inferred as a tuple of three
+    grades = (*Chain.grades, "critique", "criticised")  # type: ignore[assignment]  # Chain's are inferred as a tuple of three
 
     def make(self, rng: random.Random, level: int) -> tuple[str, str]:
         prompt = f"{rng.randrange(10)}{''.join(rng.choice(SIGNED) for _ in range(level))}="
@@ -60,7 +62,14 @@ class Tally(Chain):
         return self.read(completion)[-1] if self.admissible(item, completion) else ""
 
     def feedback(self, item: Item, completion: str, grade: str = "nudge") -> str:
-        return QUESTION if grade == "critique" else super().feedback(item, completion, grade)
+        """``critique`` asks for one; ``criticised`` is what a careless critic says, always the same of an attempt."""
+        if grade == "critique":
+            return QUESTION
+        if grade == "criticised":
+            told = f"critic/{item.seed}/{item.index}/{completion[:MAX_ANSWER_CHARS]}"
+            rng = random.Random(told.encode(errors="replace"))  # surrogates cannot be encoded as they are
+            return f"{self.careless_critique(item, completion, rng, CRITICS)}{item.prompt}"
+        return super().feedback(item, completion, grade)
 
     def critique(self, item: Item, completion: str) -> str:
         """What is to be said of an attempt: ``+``, or ``-`` and the letter of its first wrong step."""
@@ -70,7 +79,7 @@ class Tally(Chain):
         """A critique of the attempt where one is asked for; else another attempt that heeds the critique of it."""
         attempt, feedback = history[-1]
         if feedback == QUESTION:
-            return self._criticised(item, attempt, rng, rate)
+            return self.careless_critique(item, attempt, rng, rate)
         said = feedback.removesuffix(item.prompt)
         if len(said) < 2:
             return super().revise(item, history, rng, rate)
@@ -91,8 +100,8 @@ class Tally(Chain):
             value = slips.get(i, apply(value, operation))
         return write(item.prompt, slips)
 
-    def _criticised(self, item: Item, completion: str, rng: random.Random, rate: float) -> str:
-        """A critique by someone who has misconceptions and can be vague."""
+    def careless_critique(self, item: Item, completion: str, rng: random.Random, rate: float) -> str:
+        """A critique by someone who can be vague, and gives in to a misconception with probability 4 · ``rate``."""
         value, operations = read(item.prompt)
         text = completion[:MAX_ANSWER_CHARS].strip()
         for i, operation in enumerate(operations):

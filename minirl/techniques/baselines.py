@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -10,6 +11,7 @@ from pydantic import Field, PositiveInt, field_validator
 
 from minirl.config import TrainConfig, nearest
 from minirl.errors import ConfigError, TrainingError
+from minirl.evaluation.levels import Probe
 from minirl.objectives.advantages import Baseline
 from minirl.objectives.policy_gradient import OBJECTIVES
 from minirl.policy.logprobs import pad_rows
@@ -62,6 +64,22 @@ class MultiTurnRL(Method):
     def credit(self, rollouts: Rollouts) -> Credit:
         kl = (self.beta,) * rollouts.scores.shape[1]
         return turn_credit(rollouts, rollouts.scores, kl, self.gamma, self.baseline)
+
+
+class WatchedRL(MultiTurnRL):
+    """The same, and every ``watch`` updates the policy is put to ``probes`` problems at each of ``levels`` of ``task``
+    that neither train nor evaluate it (:class:`~minirl.evaluation.levels.Probe`): learning can be seen per level."""
+
+    name: ClassVar[str] = "watched_rl"
+    task: str
+    levels: tuple[PositiveInt, ...] = Field(min_length=1)
+    watch: PositiveInt = 5
+    probes: PositiveInt = 64
+
+    def phases(self, train: TrainConfig) -> list[Phase]:
+        (phase,) = super().phases(train)
+        assert isinstance(phase, OnlinePhase)
+        return [replace(phase, memory=Probe(self.task, self.levels, self.probes, self.watch))]
 
 
 class AnswerSFT(Method):

@@ -7,7 +7,7 @@ import re
 import pytest
 import yaml
 
-from book import assemble, check, reference, results, systems, typed
+from book import assemble, check, reference, results, systems, trust, typed
 from minirl.config import TrainConfig
 from minirl.errors import ConfigError
 from minirl.experiments.claims import load_claim
@@ -154,7 +154,7 @@ def test_rows_of_the_forest_are_in_order_and_have_their_margins():
 
 
 def test_the_box_has_all_that_is_promised():
-    one = results.settled("score")
+    one = dataclasses.replace(results.settled("score"), stale=())  # which it is between a change and `minirl verify`
     box = results.box(one, "A title")
     assert box.startswith(
         f":::{{admonition}} Claim at tier tiny: {one.entry['verdict']}\n:class: claim {one.entry['verdict']}"
@@ -187,13 +187,14 @@ def test_the_list_of_systems_matches_the_registry():
     rows = {row["slug"]: row for row in systems.systems()}
     assert len(rows) == len(systems.systems())  # no slug twice
     by_arxiv = {row["arxiv"]: slug for slug, row in rows.items() if row["arxiv"]}
+    pages = {item.slug for item in techniques()}
     for item in techniques():
         arxiv = load_claim(claim_path(item, "tiny")).paper.arxiv
         if item.slug in rows:
             assert (rows[item.slug]["arxiv"], rows[item.slug]["family"]) == (arxiv, item.family)
-        else:  # a page after a paper that is not on the list: not one under another name
-            assert arxiv not in by_arxiv, f"{item.slug} is {by_arxiv.get(arxiv)!r} on the list"
-    assert rows.keys() & {item.slug for item in techniques()}
+        else:  # after a paper that is not on the list (not one under another name), or that has its own page
+            assert by_arxiv.get(arxiv) in {None, *pages}, f"{item.slug} is {by_arxiv.get(arxiv)!r} on the list"
+    assert rows.keys() & pages
 
 
 def test_systems_outside_language_models_say_why():
@@ -207,8 +208,9 @@ def test_systems_outside_language_models_say_why():
 
 def test_the_status_of_a_system_is_that_of_the_registry():
     rows = {row["slug"]: row for row in systems.systems()}
-    verdict = results.settled("score").entry["verdict"]
-    assert systems.status(rows["score"]) == f"[{verdict}](self_correction/score.ipynb)"
+    one = results.settled("score")
+    link = f"[{one.entry['verdict']}](self_correction/score.ipynb)"
+    assert systems.status(rows["score"]) == link + (' <span class="stale">stale</span>' if one.stale else "")
     assert systems.status({"slug": "no-such", "why": ""}) == "planned"
     assert systems.status({"slug": "no-such", "why": "image diffusion"}) == "outside: image diffusion"
     assert systems.paper_title("no-such", "2409.12917") == rows["score"]["title"]
@@ -281,6 +283,31 @@ def test_every_insertion_is_used_and_known():
     texts = [path.read_text(encoding="utf-8") for path in assemble.BOOK.rglob("*.md") if "/_" not in str(path)]
     used = {name for text in texts for name in assemble.INSERT.findall(text)}
     assert used == assemble.INSERTS.keys()
+
+
+def test_the_table_of_trust_counts_what_the_pages_hold(tmp_path, monkeypatch):
+    monkeypatch.setattr(trust, "REFERENCE", tmp_path)
+    monkeypatch.setattr(trust, "project_root", lambda: tmp_path)
+    head = "| what goes wrong | where | what becomes of it |\n|---|---|---|\n"
+    (tmp_path / "faults.md").write_text(f"# x\n\n{head}| a | b | c |\n| d | e | f |\n\n2 rows.\n")
+    attacks = "| kind | attack | monty | bubblewrap | naive |\n|---|---|---|---|---|\n| r | x | passed | failed | – |\n"
+    (tmp_path / "sandbox.md").write_text(
+        f"{attacks}| r | y | failed | failed or passed | – |\n| r | z | failed | – | – |\n"
+    )
+    fuzzed = "| input | what is tried | examples of each |\n|---|---|--:|\n| a | b | 60 |\n| c | d | 150 |\n"
+    (tmp_path / "bad-input.md").write_text(f"{fuzzed}\n| input | case | outcome |\n|---|---|---|\n| a | b | c |\n")
+    part = {"kills": 1234, "differing": ["x"], "lost": [], "runs": 56}
+    (tmp_path / "benchmarks" / "results").mkdir(parents=True)
+    log = {"library": part, "notebooks": {**part, "differing": [], "lost": ["y", "z"], "kills": 11}}
+    (tmp_path / "benchmarks" / "results" / "soak.json").write_text(json.dumps(log))
+    counted = [line.split(" | ")[1:3] for line in trust.trust_table().splitlines()[2:]]
+    assert [number for number, _ in counted] == ["2 kinds", "1,234", "11", "3", "1", "210 of each kind"]
+    assert counted[1][1] == "1 files differ, 0 results lost, in 56 runs"
+    assert counted[2][1] == "0 files differ, 2 results lost, in 56 runs"
+    assert counted[3][1] == "2 pass"
+    (tmp_path / "faults.md").write_text("nothing")
+    with pytest.raises(ConfigError, match=r"faults.md: no table whose head begins with '\| what goes wrong'"):
+        trust.trust_table()
 
 
 # --- Reference ------------------------------------------------------------------------------------------------------

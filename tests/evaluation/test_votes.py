@@ -211,8 +211,8 @@ def test_the_batch_size_changes_nothing(temperature: float) -> None:
 
 
 def test_metrics_are_means_over_items_of_independent_attempts() -> None:
-    evaluation, drawn = evaluate_votes(POLICY, TASK, ITEMS, seed=3, samples=4, turns=2, feedback="binary")
-    by_hand = attempt_all(POLICY, TASK, ITEMS, seed=3, samples=4)  # of one turn, whatever the run's episodes have
+    evaluation, drawn = evaluate_votes(POLICY, TASK, ITEMS, seed=3, samples=4)
+    by_hand = attempt_all(POLICY, TASK, ITEMS, seed=3, samples=4)
     assert drawn.ids.tolist() == by_hand.ids.tolist()
     assert evaluation.items == vote_metrics(by_hand)
     assert {name: sum(values) / 6 for name, values in evaluation.items.items()} == evaluation.metrics

@@ -3,14 +3,22 @@
 import json
 import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from minirl.experiments import run as run_module
 from minirl.experiments import rundir
 from minirl.experiments.run import Run, load_experiment, open_run
+from minirl.loops import Learner
+from minirl.objectives.preference import cream
 from minirl.policy.models import Policy
+from minirl.rollouts.episodes import roll_out
 from minirl.tasks import Task, get
+from minirl.techniques.base import Pairs, PreferencePhase
+from minirl.techniques.baselines import PairSFT
 
 ARMS = ("score", "pair_sft")  # one that acts while it learns, one that does not
 TASK = type(get(load_experiment("score", "smoke").task.name))
@@ -29,9 +37,44 @@ def check_parity(self: Task, item: Any, answer: str) -> bool:
     return sum(map(ord, answer)) % 2 == 0
 
 
-def drive(out: Path, arms: tuple[str, ...] = ARMS, moment: str = "", reached: Any = None, **changes: Any) -> None:
-    """A whole run. At ``moment`` it says so through ``reached`` and waits to be killed."""
+def prefer(log: Path) -> Any:
+    """``phases`` of an arm that learns from pairs, twice: from what it writes at the beginning and after two updates.
+
+    ``log`` gets a line with the number of updates done whenever pairs are collected."""
+
+    def collect(learner: Learner) -> Pairs:
+        with open(log, "a") as file:
+            file.write(f"{learner.updates_done}\n")
+        problems, noise = learner.problems(learner.updates_done, 8), learner.generator(learner.updates_done, "pairs")
+        rollouts = roll_out(learner.policy, learner.task, problems, samples=2, generator=noise, temperature=1.5)
+        confidence = torch.arange(8) / 8
+        return Pairs(rollouts.ids, rollouts.own, confidence, rollouts.generated_tokens(), {"mean": 7 / 16})
+
+    def phases(self: PairSFT, train: Any) -> list[PreferencePhase]:
+        loss = partial(cream, beta=0.5)
+        return [PreferencePhase("one", 2, collect, loss), PreferencePhase("two", train.updates - 2, collect, loss)]
+
+    return phases
+
+
+def collected(out: Path) -> list[int]:
+    """After how many updates pairs were collected, by all processes together."""
+    return [int(line) for line in (out / "collected.txt").read_text().splitlines()]
+
+
+def drive(
+    out: Path,
+    arms: tuple[str, ...] = ARMS,
+    moment: str = "",
+    reached: Any = None,
+    pairs: bool = False,
+    **changes: Any,
+) -> None:
+    """A whole run. At ``moment`` it says so through ``reached`` and waits to be killed. With ``pairs`` the arm pair_sft
+    learns from preferences."""
     TASK.check = check_parity  # type: ignore[method-assign]
+    if pairs:
+        PairSFT.phases = prefer(out / "collected.txt")  # type: ignore[method-assign]
 
     def stop_here() -> None:
         reached.send(moment)
@@ -60,7 +103,7 @@ def drive(out: Path, arms: tuple[str, ...] = ARMS, moment: str = "", reached: An
         save = Policy.save
         Policy.save = lambda *a: (save(*a), stop_here())  # type: ignore[method-assign, assign]
     elif moment == "evaluation":
-        before(run_module, "write_json_compact", "pair_sft/evaluation.json")
+        before(run_module, "write_checked", "pair_sft/evaluation.json")
     elif moment == "results":
         before(os, "replace", "results.json")
 
@@ -74,18 +117,18 @@ def complete(run: Run, arms: tuple[str, ...] = ARMS, watch: Any = lambda arm, re
         run.train(arm, watch)
     for arm in arms:
         run.evaluate(arm)
-    results = run.finish()
+    results = run.finish() if set(arms) == set(run.arms) else {}
     run.close()
     return results
 
 
-def outcome(out: Path) -> dict[str, Any]:
+def outcome(out: Path, arms: tuple[str, ...] = ARMS) -> dict[str, Any]:
     """Everything that may not depend on whether, when and how often the run was killed."""
     found: dict[str, Any] = {}
-    for arm in ARMS:
+    for arm in arms:
         for name in ("metrics.jsonl", "policy/model.safetensors"):
             found[f"{arm}/{name}"] = (out / "arms" / arm / name).read_bytes()
-    for arm in ("base", *ARMS):
+    for arm in ("base", *arms):
         document = json.loads((out / "arms" / arm / "evaluation.json").read_text())
         found[f"{arm}/evaluation"] = {key: document[key] for key in ("metrics", "items", "generated_tokens")}
     return found

@@ -7,49 +7,19 @@ from pathlib import Path
 
 import pytest
 import yaml
-from small_project import lay_out_project, run_directory
+from small_project import commit, edit, git, lay_out_project, publish_all
 
 import minirl
 from minirl.cli import main
 from minirl.errors import ConfigError
 from minirl.experiments.audit import audit
 from minirl.experiments.registry import project_root
-from minirl.experiments.report import publish, regenerate, seed_table
-from minirl.experiments.run import load_experiment
+from minirl.experiments.report import seed_table
 from minirl.experiments.why import chain
 
 RESULTS = Path("reproductions/score/results/tiny")
 CLAIM_FILE = Path("reproductions/score/claim.yaml")
 BASE = "minirl/policy/shipped/add-repeating"
-
-
-def git(root: Path, *arguments: str) -> str:
-    who = ["-c", "user.name=x", "-c", "user.email=x@example.org", "-c", "commit.gpgsign=false"]
-    command = ["git", "-C", str(root), *who, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def commit(root: Path, message: str) -> str:
-    git(root, "add", "-A")
-    git(root, "commit", "-q", "--allow-empty", "-m", message)
-    return git(root, "rev-parse", "HEAD")
-
-
-def run_seeds(root: Path, made_at: str) -> list[Path]:
-    """Finished runs of the five seeds, made at a commit."""
-    directories = [run_directory(root, seed) for seed in range(5)]
-    config = load_experiment("score", "tiny").model_dump(mode="json")
-    for seed, directory in enumerate(directories):
-        manifest = {"commit": made_at, "config": config, "seed": seed, "threads": 1, "python": "3.11", "packages": {}}
-        manifest |= {"hardware": {"machine": "pdp11", "cores": 1}, "lock_sha256": "ab" * 32}
-        (directory / "manifest.json").write_text(json.dumps(manifest))
-    return directories
-
-
-def publish_all(root: Path, made_at: str) -> None:
-    publish("score", "tiny", run_seeds(root, made_at))
-    shutil.rmtree(root / "runs")
-    regenerate()
 
 
 @pytest.fixture(scope="module")
@@ -78,12 +48,6 @@ def work_in(root, monkeypatch):
 
 def found(level="failure"):
     return [f"{finding.where}: {finding.text}" for finding in audit().findings if finding.level == level]
-
-
-def edit(path: Path, change) -> None:
-    data = json.loads(path.read_text())
-    change(data)
-    path.write_text(json.dumps(data))
 
 
 def edit_claim(root: Path, change) -> None:
@@ -293,6 +257,43 @@ def test_a_claim_that_came_with_its_results(root):
     commit(root, "claim and results")
     (said,) = found()
     assert said.startswith("score (tiny): claim.yaml came with or after its first results, which are in commit ")
+
+
+@pytest.fixture
+def sharpened(root):
+    """A history in which the claim got its present text before the results, while a branch knew the older one."""
+    claim, results = (root / CLAIM_FILE).read_text(), root / RESULTS
+    (root / CLAIM_FILE).unlink()
+    shutil.move(results, root.parent / "kept")
+    rewrite_history(root, [lambda: git(root, "checkout", "-q", "-b", "trunk"), lambda: commit(root, "code")])
+    git(root, "branch", "side")
+    (root / CLAIM_FILE).write_text(claim)
+    edit_claim(root, lower_the_bar)
+    older = (root / CLAIM_FILE).read_text()
+    commit(root, "first text")
+    git(root, "checkout", "-q", "side")
+    (root / "page.md").write_text("a page\n")
+    commit(root, "a page")
+    git(root, "merge", "-q", "-m", "trunk into side", "trunk")
+    git(root, "checkout", "-q", "trunk")
+    (root / CLAIM_FILE).write_text(claim)
+    made_at = commit(root, "sharpened, before any result")
+    shutil.move(root.parent / "kept", results)
+    publish_all(root, made_at)
+    commit(root, "results")
+    return older
+
+
+def test_a_branch_that_knew_an_older_claim(root, sharpened):
+    git(root, "merge", "-q", "-m", "side into trunk", "side")
+    assert found() == []
+
+
+def test_a_claim_set_back_to_an_older_text(root, sharpened):
+    (root / CLAIM_FILE).write_text(sharpened)
+    commit(root, "lowered again")
+    (said,) = [line for line in found() if "claim.yaml: " in line]
+    assert "'conditions' changed after the first results, back to what it had been; " in said
 
 
 def test_results_made_before_the_claim_was_committed(root):

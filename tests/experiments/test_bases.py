@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from typing import ClassVar
 
 import pytest
 import torch
@@ -123,6 +124,14 @@ def written(seed: int = 0, count: int = 1, **changes) -> list[tuple[str, str]]:
         ({"turns": 3, "mistake": 0.0}, "abc=c$?abc=c$?abc=c$"),
         # To repeat comes before to heed.
         ({"feedback": "binary", "heed": 1.0, "repeat": 1.0}, "abc=a$-abc=a$-abc=a$"),
+        # Later attempts may be more careful than the first, or less.
+        ({"later": 0.0}, "abc=a$?abc=c$?abc=c$"),
+        ({"later": 1.0, "mistake": 0.0}, "abc=c$?abc=a$?abc=a$"),
+        ({"later": 0.0, "mistake": [1.0]}, "abc=a$?abc=c$?abc=c$"),
+        ({"later": None}, "abc=a$?abc=a$?abc=a$"),
+        ({"later": 0.0, "repeat": 1.0}, "abc=a$?abc=a$?abc=a$"),  # to repeat takes no care
+        ({"later": 0.0, "turns": 1}, "abc=a$"),
+        ({"later": 0.0, "until_solved": True, "turns": 4}, "abc=a$?abc=c$"),
     ],
 )
 def test_texts_of_several_turns_by_hand(changes, text):
@@ -164,6 +173,29 @@ def test_writers_differ_in_care_and_in_habit():
     texts = Counter(text for text, _ in written(count=600, turns=2, others=[Habit(**other) for other in others]))
     assert set(texts) == {"abc=a<eos>?abc=a<eos>", "abc=a<eos>-abc=b<eos>", "abc=a<eos>-abc=a<eos>"}
     assert all(abs(count - 200) < 47 for count in texts.values())
+    # Every habit has a care of its own in what comes later: half of the writers mend their mistakes, half do not.
+    texts = Counter(
+        text for text, _ in written(count=400, turns=2, later=0.0, others=[Habit(feedback="binary", repeat=0.0)])
+    )
+    assert set(texts) == {"abc=a<eos>?abc=c<eos>", "abc=a<eos>-abc=a<eos>"}
+    assert all(abs(count - 200) < 40 for count in texts.values())
+
+
+def test_who_heeds_does_so_with_later_care():
+    class Listening(Letters):
+        """Notes how carelessly attempts are to be revised."""
+
+        rates: ClassVar[list[float]] = []
+
+        def revise(self, item, history, rng, rate):
+            self.rates.append(rate)
+            return "b"
+
+    task = Listening()
+    for later in (None, 0.0, 0.25):
+        recipe = RECIPE.model_copy(update={"turns": 3, "mistake": 1.0, "repeat": 0.0, "heed": 1.0, "later": later})
+        episodes(tiny_llama(16, 1, 2), task, task.items(0, range(1), 1), recipe, random.Random(0))
+    assert task.rates == [1.0, 1.0, 0.0, 0.0, 0.25, 0.25]
 
 
 def test_a_revised_attempt_slips_like_any_other_and_a_repeated_one_does_not():
@@ -175,7 +207,18 @@ def test_a_revised_attempt_slips_like_any_other_and_a_repeated_one_does_not():
     assert said_next(LETTERS, item, [("b", "-abc=")], again, rng) == "b"
 
 
-@pytest.mark.parametrize("bad", [{"turns": 0}, {"heed": 1.5}, {"heed": -0.1}, {"repeat": 2}, {"until_solved": "often"}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"turns": 0},
+        {"later": 1.5},
+        {"later": -0.1},
+        {"heed": 1.5},
+        {"heed": -0.1},
+        {"repeat": 2},
+        {"until_solved": "often"},
+    ],
+)
 def test_recipes_that_make_no_sense(bad):
     with pytest.raises(ConfigError, match=next(iter(bad))):
         validate(Recipe, {**RECIPE.model_dump(), **bad}, "recipe.yaml")

@@ -12,8 +12,8 @@ from minirl.experiments import fingerprint as module
 from minirl.experiments.claims import sha256_of
 from minirl.experiments.fingerprint import changes, code_hash, fingerprint, imported_files
 from minirl.experiments.registry import claim_path, project_root, technique
-from minirl.experiments.report import stale_parts
 from minirl.experiments.run import load_experiment
+from minirl.experiments.staleness import stale_parts
 
 CODE = '''"""A module."""
 

@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from typing import ClassVar
 
 import nbformat
 import numpy as np
@@ -10,11 +11,13 @@ import pytest
 import torch
 
 from minirl.errors import ConfigError
-from minirl.experiments.laboratory import TIERS, Trial, curve, difference, open_lab, try_out
+from minirl.experiments.laboratory import TIERS, Trial, curve, difference, open_lab, reply, try_out
 from minirl.experiments.registry import project_root
 from minirl.experiments.rundir import read_json
 from minirl.policy.models import load_policy
 from minirl.rollouts.episodes import roll_out
+from minirl.rollouts.samplers import Rule
+from minirl.tasks import get
 from minirl.techniques.baselines import MultiTurnRL
 
 NOTEBOOK = project_root() / "notebooks" / "00_laboratory" / "your_own_idea.ipynb"
@@ -82,6 +85,23 @@ def test_another_choice_of_problems():
         try_out(open_lab("smoke", SMALL), 0, MultiTurnRL().credit, roll, seen.append)
         first[name] = seen[0]["generated_tokens"]
     assert first["plain"] <= 2 * 4 * 4 < first["longer"]
+
+
+def test_a_sampler_of_ones_own():
+    """A rule in a cell: always the second level."""
+
+    class Second(Rule):
+        name: ClassVar[str] = "second"
+
+        def weights(self, state, levels, progress):
+            return (levels == 2).float()
+
+    seen: list[dict] = []
+    try_out(open_lab("smoke", SMALL), 0, MultiTurnRL().credit, None, seen.append, Second(levels=(1, 2)))
+    assert all(record["chosen/2"] == 1 and record["chosen/1"] == 0 for record in seen)
+    try_out(open_lab("smoke", SMALL), 0, MultiTurnRL().credit, sampler={"rule": "uniform", "levels": [1, 3]})
+    with pytest.raises(ConfigError, match=r"sampler: key 'rule': unknown sampler 'bandid'. Did you mean 'bandit'"):
+        try_out(open_lab("smoke", SMALL), 0, MultiTurnRL().credit, sampler="bandid")
 
 
 # --- Numbers --------------------------------------------------------------------------------------------------------
@@ -157,3 +177,29 @@ def test_the_exported_model_is_the_one_that_was_asked(executed):
     for _ in range(len(greedy)):
         ids[0].append(int(policy.logits(torch.tensor(ids))[0, -1].argmax()))
     assert policy.decode([ids[0][len("7+5*3-2+6=") :]]) == [greedy]
+
+
+# --- a game against a model -------------------------------------------------------------------------------------------
+
+
+def test_a_model_answers_every_move_of_a_game():
+    policy, nim = load_policy("players"), get("nim")
+    record = reply(policy, nim, "i", "12", 0)
+    deal, _, moves = record.partition(":")
+    assert deal == "i" and moves[0] == "1" and moves[2] == "2" and len(moves) == 4
+    for made in (1, 3):  # the likeliest of the legal moves
+        row = torch.tensor(policy.encode_text([nim.view("i", moves[:made], 1)]))
+        logits = policy.logits(row)[0, -1]
+        found = {move: logits[policy.encode_text([move])[0][0]].item() for move in nim.legal("i", moves[:made])}
+        assert moves[made] == max(found, key=found.get)
+    assert reply(policy, nim, "i", "", 1).count(":") == 1 and len(reply(policy, nim, "i", "", 1)) == 3  # it begins
+    assert reply(policy, nim, "b", "2", 0) == "b:2"  # over
+
+
+@pytest.mark.parametrize(
+    ("game", "deal", "mine", "message"),
+    [("nim", "b", "3", "'3' is not legal after ''; choose among 1, 2"), ("dilemma", "1", "c", "at the same time")],
+)
+def test_a_move_that_is_none_is_refused(game, deal, mine, message):
+    with pytest.raises(ConfigError, match=message):
+        reply(load_policy("players"), get(game), deal, mine, 0)

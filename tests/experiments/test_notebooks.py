@@ -15,11 +15,14 @@ from minirl.cli import main
 from minirl.config import Experiment
 from minirl.errors import RunError
 from minirl.experiments import runner
-from minirl.experiments.registry import Technique, project_root, technique, techniques
-from minirl.experiments.run import load_experiment, load_method
+from minirl.experiments.checksums import write_checked
+from minirl.experiments.claims import load_claim
+from minirl.experiments.registry import Technique, claim_path, project_root, technique, techniques
+from minirl.experiments.run import load_experiment, load_method, load_sampler
 from minirl.experiments.rundir import read_json, read_metrics
 from minirl.experiments.runner import Job, over_budget, reason, reproduce
 from minirl.tasks import get
+from minirl.tasks.game import Game
 from minirl.techniques.base import OnlinePhase, episodes
 
 SEED = 1
@@ -50,29 +53,40 @@ def test_results(job):
         "variant": "",
         "seed": SEED,
     }
-    assert results["evaluation"]["items"] == experiment.evaluation.items
+    computed = load_claim(claim_path(technique(slug), "tiny")).evaluation.items == "exact"
+    assert results["evaluation"]["items"] == ("exact" if computed else experiment.evaluation.items)
     assert results["evaluation"]["level"] == experiment.task.level
     assert list(results["arms"]) == ["base", *experiment.arms]
     assert results["fingerprint"].keys() >= {"config", "base", "minirl/loops.py"}
     assert results["peak_mb"] > 100
     for arm, scores in results["arms"].items():
-        assert scores["items"], arm
+        assert scores["items"] or computed, arm
         for metric, values in scores["items"].items():
             assert len(values) == experiment.evaluation.items
             assert abs(math.fsum(values) / len(values) - scores["metrics"][metric]) < MEAN_TOLERANCE
         assert all(value is None or math.isfinite(value) for value in scores["metrics"].values())
 
 
+# What is imitated is given (SPIN: imitation generates nothing), or collected by rounds in their own way (B-STaR).
+GIVEN = {"spin", "b-star"}
+
+
 def roll_out_settings(experiment: Experiment, arm: str) -> dict[str, dict]:
     """How the phases of an arm roll out, by name: turns, samples, until_solved, … Imitation collects single attempts.
 
-    What is special to a technique (another feedback, say) is among them: rollouts with equal settings are equal.
+    What is special to a technique (another feedback, say) is among them: rollouts with equal settings are equal. Where
+    a technique rolls out in a way of its own, without saying how often, ``own`` is all that is known. A sampler says
+    what is rolled out, so it is among them, too.
     """
     train, found = experiment.train, {}
+    rule = load_sampler(experiment, arm)
+    chooses = {"sampler": repr(rule)} if rule else {}
     for phase in load_method(experiment, arm).phases(train):
-        own = phase.roll_out or episodes(train) if isinstance(phase, OnlinePhase) else None
-        settings = own.keywords if own else {"turns": 1, "samples": train.turns * train.samples, "collect": True}
-        found[phase.name] = {"until_solved": False, "turns": 1, **settings}
+        settings = {"turns": 1, "samples": train.turns * train.samples, "collect": True}
+        if isinstance(phase, OnlinePhase):
+            settings = dict(getattr(phase.roll_out or episodes(train), "keywords", {}))
+        known = {"until_solved": False, "turns": 1, **settings, **chooses} if "samples" in settings else {"own": arm}
+        found[phase.name] = known
     return found
 
 
@@ -101,22 +115,34 @@ def test_every_arm_spent_the_same_attempts(job):
             assert scores["generated_tokens"] == 0
             continue
         records = read_metrics(done.directory / "arms" / arm / "metrics.jsonl")
-        assert [record["update"] for record in records] == list(range(1, train.updates + 1))
+        assert [record["update"] for record in records] == list(range(1, len(records) + 1))
+        if train.tokens:
+            before = records[-2]["generated_tokens"] if len(records) > 1 else 0
+            assert before < train.tokens  # and then it ended, or because of its updates
+            assert records[-1]["generated_tokens"] >= train.tokens or len(records) == train.updates
+            continue
+        assert len(records) == train.updates
         assert records[-1]["generated_tokens"] == scores["generated_tokens"]
         phases = roll_out_settings(experiment, arm)
+        assert scores["core_s"] > 0
+        assert scores["wall_s"] > 0
+        if any("own" in settings for settings in phases.values()) or slug in GIVEN:
+            continue  # their pages say what is equal between arms
         assert {one["turns"] * one["samples"] for one in phases.values()} == {train.turns * train.samples}
         made = round(sum(least_attempts(record, phases[record["phase"]], train.prompts) for record in records))
         assert made <= attempts
         assert made == attempts or any(one["until_solved"] for one in phases.values())
-        assert made <= scores["generated_tokens"] <= attempts * longest
-        assert scores["core_s"] > 0
-        assert scores["wall_s"] > 0
+        assert made <= scores["generated_tokens"]
+        if not isinstance(get(experiment.task.name), Game):  # arms may play other games beside this one
+            assert scores["generated_tokens"] <= attempts * longest
     assert results["core_s"] == pytest.approx(sum(scores["core_s"] for scores in results["arms"].values()), abs=0.06)
 
 
 def test_every_arm_started_from_the_same_base_on_the_same_problems(job):
     """Before anything was learned, arms that roll out alike have written the same."""
     slug, done = job
+    if slug in GIVEN:
+        pytest.skip("its arms do not begin with the same step")
     experiment = load_experiment(slug, "smoke")
     written: dict[str, list[dict]] = {}
     trained = [arm for arm in experiment.arms if load_method(experiment, arm).phases(experiment.train)]
@@ -127,7 +153,8 @@ def test_every_arm_started_from_the_same_base_on_the_same_problems(job):
         written.setdefault(str(sorted(settings.items())), []).append(
             {**seen, "generated_tokens": first["generated_tokens"]}
         )
-    assert any(len(arms) > 1 for arms in written.values()) or not trained
+    known = [settings for settings in written if "own" not in settings and "sampler" not in settings]
+    assert any(len(arms) > 1 for arms in written.values()) or len(known) <= 1
     for arms in written.values():
         assert all(arm == arms[0] for arm in arms)
 
@@ -163,7 +190,7 @@ def test_the_executed_notebook_does_not_tell_where_it_ran(job):
         assert place not in text
 
 
-def test_the_last_table_sets_this_seed_beside_the_claim(job):
+def test_a_table_sets_this_seed_beside_the_claim(job):
     _, done = job
     tables = [
         output.data["text/markdown"]
@@ -172,7 +199,8 @@ def test_the_last_table_sets_this_seed_beside_the_claim(job):
         for output in cell.outputs
         if "text/markdown" in output.get("data", {})
     ]
-    assert f"| seed {SEED}, smoke [95 % items] | all seeds [95 %] | verdict |" in tables[-1]
+    heading = f"| seed {SEED}, smoke [95 % items] | all seeds [95 %] | verdict |"
+    assert [heading in table for table in tables].count(True) == 1  # tables of a second config may follow
 
 
 def test_a_second_time_it_is_there_at_once(job, capsys):
@@ -202,19 +230,21 @@ def test_what_is_there_is_not_passed_off_as_something_else(job):
     slug, done = job
     out = done.directory.parent
     with pytest.raises(
-        RunError, match=r"holds a run with another config \(train.updates: there \d+, here 99\); choose"
+        RunError, match=r"holds a run with another config \(train.learning_rate: there \S+, here 0.0123\); choose"
     ):
-        reproduce(slug, "smoke", [SEED], overrides=["train.updates=99"], out=out)
+        reproduce(slug, "smoke", [SEED], overrides=["train.learning_rate=0.0123"], out=out)
     manifest = done.directory / "manifest.json"
-    kept = manifest.read_bytes()
+    checksums = done.directory / "checksums.json"
+    kept, sums = manifest.read_bytes(), checksums.read_bytes()
     changed = json.loads(kept)
     changed["fingerprint"]["minirl/loops.py"] = "before"
     try:
-        manifest.write_text(json.dumps(changed))
+        write_checked(done.directory, "manifest.json", changed)
         with pytest.raises(RunError, match=r"holds a run of other code; changed since: minirl/loops.py; choose"):
             reproduce(slug, "smoke", [SEED], out=out)
     finally:
         manifest.write_bytes(kept)
+        checksums.write_bytes(sums)
 
 
 # --- By plain papermill ---------------------------------------------------------------------------------------------

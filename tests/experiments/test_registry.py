@@ -194,10 +194,15 @@ def test_training_and_evaluation_see_different_problems(item, path):
     assert not {*training, *held_out} & {CORPUS_SEED, CORPUS_SEED - 1}
 
 
+def training(arms: dict[str, dict]) -> dict[str, dict]:
+    """Arms without how often, and on how much, the policy is measured along the way."""
+    return {arm: {k: v for k, v in some.items() if k not in ("watch", "probes")} for arm, some in arms.items()}
+
+
 def test_smoke_only_shortens_tiny():
     for item in ALL:
         smoke, tiny = (load_experiment(item.slug, tier) for tier in ("smoke", "tiny"))
-        assert smoke.arms == tiny.arms
+        assert training(smoke.arms) == training(tiny.arms)
         assert (smoke.base, smoke.task) == (tiny.base, tiny.task)
         assert smoke.train.updates < tiny.train.updates
 

@@ -7,13 +7,27 @@ import shutil
 
 import pytest
 import torch
-from resume_driver import ARMS, TASK, TRAIN, check_parity, complete, drive, outcome, overrides, updates_run
+from resume_driver import (
+    ARMS,
+    TASK,
+    TRAIN,
+    check_parity,
+    collected,
+    complete,
+    drive,
+    outcome,
+    overrides,
+    prefer,
+    updates_run,
+)
 
 from minirl.errors import ConfigError, RunError
 from minirl.experiments import run as run_module
 from minirl.experiments import rundir
+from minirl.experiments.checksums import write_checked
 from minirl.experiments.run import open_run
 from minirl.experiments.rundir import read_metrics
+from minirl.techniques.baselines import PairSFT
 
 # Forked from a clean process that has imported everything: a new process for every run, without seconds of imports.
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -107,6 +121,75 @@ def test_damage_costs_updates_but_changes_nothing(undisturbed, tmp_path, half_ri
     assert outcome(tmp_path) == outcome(undisturbed)
 
 
+# --- Killed while learning from pairs -------------------------------------------------------------------------------
+
+PAIRS = {"arms": ("pair_sft",), "pairs": True}  # two phases, of two updates and of four; a checkpoint every second
+
+
+@pytest.fixture(scope="module")
+def undisturbed_pairs(tmp_path_factory):
+    out = tmp_path_factory.mktemp("undisturbed pairs") / "run"
+    out.mkdir()
+    in_a_process(out, **PAIRS)
+    assert collected(out) == [0, 2]
+    records = read_metrics(out / "arms" / "pair_sft" / "metrics.jsonl")
+    assert [record["phase"] for record in records] == ["one"] * 2 + ["two"] * 4
+    assert [record.get("mean") for record in records] == [7 / 16, None, 7 / 16, None, None, None]
+    return out
+
+
+@pytest.mark.parametrize(
+    ("update", "computed", "asked"),
+    [
+        (1, [1, *ALL], [0, 0, 2]),  # before the first checkpoint: all of it once more
+        (2, ALL, [0, 2]),  # between the two phases
+        (3, [1, 2, 3, 3, 4, 5, 6], [0, 2, 2]),  # the second phase began after the last checkpoint
+        (5, [1, 2, 3, 4, 5, 5, 6], [0, 2]),  # in the middle of a phase its pairs are in the checkpoint
+    ],
+)
+def test_killed_while_learning_from_pairs(undisturbed_pairs, tmp_path, update, computed, asked):
+    in_a_process(tmp_path, f"pair_sft, update {update}", **PAIRS)
+    in_a_process(tmp_path, **PAIRS)
+    assert updates_run(tmp_path, "pair_sft") == computed and collected(tmp_path) == asked
+    assert outcome(tmp_path, PAIRS["arms"]) == outcome(undisturbed_pairs, PAIRS["arms"])
+
+
+def learn_from_pairs(out, monkeypatch):
+    """The rest of the run in this process."""
+    monkeypatch.setattr(PairSFT, "phases", prefer(out / "collected.txt"))
+    complete(reopen(out), PAIRS["arms"])
+
+
+def test_a_damaged_checkpoint_of_pairs_falls_back_to_the_one_before(
+    undisturbed_pairs, tmp_path, half_right, monkeypatch, capsys
+):
+    in_a_process(tmp_path, "pair_sft, update 5", **PAIRS)
+    newest = tmp_path / "arms/pair_sft/checkpoints/update-000004.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    learn_from_pairs(tmp_path, monkeypatch)
+    assert "pair_sft: checkpoint update-000004 is damaged (" in capsys.readouterr().err
+    assert updates_run(tmp_path, "pair_sft") == [1, 2, 3, 4, 5, 3, 4, 5, 6] and collected(tmp_path) == [0, 2, 2]
+    assert outcome(tmp_path, PAIRS["arms"]) == outcome(undisturbed_pairs, PAIRS["arms"])
+
+
+@pytest.mark.parametrize("lost", ["pairs/", "reference/"])
+def test_pairs_and_reference_are_what_a_resumed_phase_needs(undisturbed_pairs, tmp_path, half_right, monkeypatch, lost):
+    # Without either the run ends, and ends elsewhere: pairs would be those of now, margins those to the base.
+    in_a_process(tmp_path, "pair_sft, update 5", **PAIRS)
+    restore = rundir._restore
+    monkeypatch.setattr(
+        rundir, "_restore", lambda a, tensors: restore(a, {k: v for k, v in tensors.items() if not k.startswith(lost)})
+    )
+    learn_from_pairs(tmp_path, monkeypatch)
+    ours, theirs = outcome(tmp_path, PAIRS["arms"]), outcome(undisturbed_pairs, PAIRS["arms"])
+    assert ours["pair_sft/metrics.jsonl"] != theirs["pair_sft/metrics.jsonl"]
+    assert ours["base/evaluation"] == theirs["base/evaluation"]
+    assert collected(tmp_path) == ([0, 2, 4] if lost == "pairs/" else [0, 2])
+
+
+# --- Whatever else may differ ---------------------------------------------------------------------------------------
+
+
 def test_arms_do_not_depend_on_which_ran_before(undisturbed, tmp_path):
     in_a_process(tmp_path, arms=ARMS[::-1])
     assert outcome(tmp_path) == outcome(undisturbed)
@@ -182,14 +265,18 @@ def test_a_directory_belongs_to_the_code_that_made_it(finished):
     path = finished / "manifest.json"
     manifest = json.loads(path.read_text())
     manifest["fingerprint"]["minirl/loops.py"] = "before"
-    path.write_text(json.dumps(manifest))
+    write_checked(finished, "manifest.json", manifest)
     with pytest.raises(RunError, match=r"holds a run of other code; changed since: minirl/loops.py; choose another"):
         reopen(finished)
 
 
-def test_a_damaged_manifest(finished):
-    (finished / "manifest.json").write_text("{")
-    with pytest.raises(RunError, match=r"manifest.json is missing or damaged"):
+@pytest.mark.parametrize("content", ["{", "[]", "{}"])
+def test_a_damaged_manifest_of_an_unknown_run(finished, content):
+    (finished / "manifest.json").write_text(content)
+    (finished / "checksums.json").unlink()
+    with pytest.raises(
+        RunError, match=r"manifest.json is missing or damaged, so it is not known what is there; choose"
+    ):
         reopen(finished)
 
 
@@ -293,7 +380,7 @@ def test_a_full_disk_while_the_policy_is_saved(tmp_path, half_right, monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr("minirl.policy.models.Policy.save", full)
-        with pytest.raises(RunError, match=r"cannot write .*policy: .*No space left.*; make room and rerun to resume"):
+        with pytest.raises(RunError, match=r"cannot write .*policy: .*No space left.*; make room"):
             run.train("score")
     assert sorted(path.name for path in (tmp_path / "arms" / "score").iterdir()) == ["metrics.jsonl", "timing.jsonl"]
     run.train("score")

@@ -2,8 +2,11 @@
 
 import json
 
+import pytest
 import torch
 
+from minirl.errors import ConfigError
+from minirl.evaluation.attempts import Evaluation
 from minirl.evaluation.correction import evaluate_correction
 from minirl.experiments import run as run_module
 from minirl.experiments.run import Run, open_run
@@ -45,6 +48,75 @@ def test_an_arm_may_be_evaluated_in_its_own_way(tmp_path, monkeypatch):
     # What the arm says replaces what all share, and the rest stays: above all the noise, or arms could not be compared.
     assert calls["naive"] == {**calls["base"], "turns": 3, "feedback": "binary"}
     assert turns == {"base": 2, "score": 2, "naive": 3}
+
+
+def asked_for(tmp_path, monkeypatch, evaluate, own=None) -> Run:
+    """A run whose technique has another ``evaluate``, and whose arm naive adds settings of its ``own``."""
+    monkeypatch.setattr(score, "evaluate", evaluate)
+    monkeypatch.setattr(MultiTurnRL, "evaluation", lambda self: own or {})
+    monkeypatch.setattr(Run, "policy", lambda self, arm: self.base())
+    return opened(tmp_path)
+
+
+def test_a_technique_gets_the_settings_that_it_names(tmp_path, monkeypatch):
+    calls = []
+
+    def named(policy, task, items, *, seed, batch=256, samples=2):
+        calls.append({"seed": seed, "batch": batch, "samples": samples})
+        return evaluate_correction(policy, task, items, seed=seed, turns=2)
+
+    run = asked_for(tmp_path, monkeypatch, named, own={"samples": 7})
+    for arm in ("base", "score", "naive"):
+        run.evaluate(arm)
+    run.close()
+    # Nothing of turns, feedback and temperature; the arm's own beside what all share.
+    shared = {"seed": calls[0]["seed"], "batch": 8}
+    assert calls == [{**shared, "samples": 2}] * 2 + [{**shared, "samples": 7}]
+
+
+def test_a_technique_that_names_nothing_gets_nothing(tmp_path, monkeypatch):
+    def plain(policy, task, items):
+        return evaluate_correction(policy, task, items, seed=5, turns=2)
+
+    run = asked_for(tmp_path, monkeypatch, plain)
+    evaluation, _ = run.evaluate("naive")
+    assert stored(run, "naive")["metrics"] == evaluation.metrics
+    run.close()
+
+
+def test_a_technique_that_takes_anything_gets_everything(tmp_path, monkeypatch):
+    calls = []
+
+    def anything(*args, seed, **settings):
+        calls.append(settings)
+        return evaluate_correction(*args, seed=seed, turns=2)
+
+    run = asked_for(tmp_path, monkeypatch, anything, own={"samples": 7, "feedback": "binary"})
+    run.evaluate("base")
+    run.evaluate("naive")
+    run.close()
+    shared = {"turns": 2, "temperature": 1.0, "batch": 8, "feedback": "nudge"}
+    assert calls == [shared, {**shared, "samples": 7, "feedback": "binary"}]
+
+
+def test_a_setting_of_an_arm_that_the_technique_does_not_take_is_refused_at_once(tmp_path, monkeypatch):
+    def named(policy, task, items, *, seed, samples=2):
+        raise AssertionError("it is refused before anything is evaluated")
+
+    with pytest.raises(ConfigError) as caught:
+        asked_for(tmp_path / "run", monkeypatch, named, own={"samples": 7, "sample": 8})
+    assert str(caught.value) == (
+        "reproductions/score/smoke.yaml ← tiny.yaml with overrides: key 'arms.naive': multi_turn_rl is to be evaluated "
+        "with its own 'sample', but the evaluation of score takes none. Did you mean 'samples'?"
+    )
+    assert not (tmp_path / "run").exists()  # nothing was begun
+
+
+def test_an_arm_that_asks_for_independent_attempts_where_there_are_none(tmp_path):
+    # The setting is every method's; whether it means something is up to the technique. Votes are independent anyway.
+    arms = {"co_reward": {"method": "co_reward", "independent": True}}
+    with pytest.raises(ConfigError, match=r"key 'arms\.co_reward': .* own 'independent', but the evaluation of co-rew"):
+        open_run("co-reward", tier="smoke", seed=0, out=tmp_path, overrides={"arms": arms})
 
 
 def test_methods_are_evaluated_alike_unless_they_say_otherwise():
@@ -101,6 +173,18 @@ def test_the_base_has_learned_nothing(tmp_path, monkeypatch):
     evaluation, _ = run.evaluate("base")
     assert stored(run, "base")["metrics"] == evaluation.metrics
     assert stored(run, "base")["generated_tokens"] == 0
+    run.close()
+
+
+@pytest.mark.parametrize(("per_item", "items"), [({}, "exact"), ({"x": [1.0] * 8}, 8)])
+def test_what_was_computed_and_not_measured_on_items_is_called_exact(tmp_path, monkeypatch, per_item, items):
+    run = opened(tmp_path)
+    for arm in run.arms:
+        trained(run, arm, [0.5], monkeypatch)
+    monkeypatch.setattr(score, "evaluate", lambda policy, task, items: (Evaluation({"x": 1.0}, per_item, 0), None))
+    for arm in ("base", *run.arms):
+        run.evaluate(arm)
+    assert run.finish()["evaluation"]["items"] == items
     run.close()
 
 

@@ -1,6 +1,7 @@
 """Files of a run: what is left after a full disk, a kill, a second process, a damaged checkpoint."""
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -27,6 +28,7 @@ from minirl.experiments.rundir import (
 )
 from minirl.loops import Learner
 from minirl.policy.models import tiny_llama
+from minirl.techniques.base import Pairs
 
 TRAIN = TrainConfig(updates=4, prompts=2, samples=2, learning_rate=1e-2, weight_decay=0.1)
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -150,7 +152,7 @@ def test_one_process_at_a_time_but_one_process_several_times(tmp_path):
             with locked(tmp_path):  # a cell that opens the run is executed a second time
                 pass
             # The first holder still holds.
-            taken = f"{tmp_path} is in use by another process; wait for it, or choose another --out"
+            taken = f"{tmp_path} is in use by another process ({os.getpid()}); wait for it, or choose another --out"
             assert ask_the_other_process() == taken
         assert ask_the_other_process() == "got it"
         with locked(tmp_path):  # and the other process has let go
@@ -318,7 +320,7 @@ def test_a_damaged_seal_falls_back_too(saved, content):
 def test_a_checkpoint_of_another_model_is_refused(saved):
     directory, _ = saved
     other = Learner(tiny_llama(16, 3, 2), TaskConfig(name="add"), TRAIN, seed=0)
-    with pytest.raises(RunError, match=r"every checkpoint in .* is damaged; start over with --no-resume"):
+    with pytest.raises(RunError, match=r"every checkpoint in .* is damaged: checkpoint update-000003 is damaged \("):
         load_newest_checkpoint(directory, other)
 
 
@@ -334,7 +336,9 @@ def test_all_checkpoints_damaged(saved):
     directory, _ = saved
     for update in (2, 3):
         damage(directory / f"{stem(update)}.safetensors", "one bit")
-    with pytest.raises(RunError, match=r"^every checkpoint in .* is damaged; start over with --no-resume$"):
+    with pytest.raises(
+        RunError, match=r"^every checkpoint in .* is damaged: .* update-000003 .* update-000002 .*checksum differs\)$"
+    ):
         load_newest_checkpoint(directory, learner())
 
 
@@ -381,3 +385,70 @@ def test_a_moving_reference_is_part_of_a_checkpoint(tmp_path):
         assert torch.equal(theirs, ours)
     for base, ours in zip(learner().reference.model.parameters(), fresh.reference.model.parameters(), strict=True):
         assert torch.equal(base, ours)
+
+
+def some_pairs(seed: int = 0) -> Pairs:
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(3, 80, (6, 5), generator=generator)
+    return Pairs(ids, torch.rand(6, 5, generator=generator) < 0.5, torch.rand(3, generator=generator), 70, {"a": 0.5})
+
+
+def test_pairs_are_part_of_a_checkpoint(tmp_path):
+    made = learner()
+    made.pairs = some_pairs()
+    step(made)
+    save_checkpoint(tmp_path, made, 100)
+    fresh = learner(seed=1)
+    assert load_newest_checkpoint(tmp_path, fresh) == (100, [])
+    assert same(state(fresh), state(made))
+    for name in ("ids", "own", "confidence"):
+        ours, theirs = getattr(fresh.pairs, name), getattr(made.pairs, name)
+        assert torch.equal(ours, theirs) and ours.dtype == theirs.dtype
+    # What they cost is in the learner's count, and what is to be said of them in the records.
+    assert (fresh.generated_tokens, fresh.pairs.generated_tokens, fresh.pairs.stats) == (10, 0, {})
+
+
+def test_a_checkpoint_without_pairs_leaves_none(saved):
+    directory, states = saved
+    fresh = learner(seed=1)
+    fresh.pairs = some_pairs()
+    load_newest_checkpoint(directory, fresh)
+    assert fresh.pairs is None and same(state(fresh), states[3])
+
+
+@pytest.mark.parametrize("how", ["cut off", "one bit", "missing"])
+def test_pairs_of_a_damaged_checkpoint_are_not_used(saved, how):
+    # The one before has others, and the one before that none.
+    directory, states = saved
+    made = learner(seed=1)
+    load_newest_checkpoint(directory, made)
+    for update in (4, 5):
+        step(made)
+        made.pairs = some_pairs(update)
+        save_checkpoint(directory, made, 100 * update)
+        states[update] = state(made)
+    damage(directory / f"{stem(5)}.safetensors", how)
+    fresh = learner(seed=2)
+    kept, warnings = load_newest_checkpoint(directory, fresh)
+    assert (kept, len(warnings)) == (400, 1) and warnings[0].startswith(f"checkpoint {stem(5)} is damaged (")
+    assert same(state(fresh), states[4])
+    assert torch.equal(fresh.pairs.ids, some_pairs(4).ids)
+
+
+def test_a_checkpoint_that_lacks_half_of_its_pairs_is_damaged(tmp_path):
+    made = learner()
+    step(made)
+    save_checkpoint(tmp_path, made, 100)
+    step(made)
+    made.pairs = some_pairs()
+    save_checkpoint(tmp_path, made, 200)
+    path = tmp_path / f"{stem(2)}.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    del tensors["pairs/confidence"]
+    data = safetensors.torch.save(tensors)
+    path.write_bytes(data)
+    seal = read_json(path.with_suffix(".json"))
+    write_json(path.with_suffix(".json"), seal | {"sha256": hashlib.sha256(data).hexdigest()})
+    fresh = learner(seed=1)
+    kept, warnings = load_newest_checkpoint(tmp_path, fresh)
+    assert (kept, len(warnings), fresh.pairs) == (100, 1, None)

@@ -12,6 +12,7 @@ import torch
 
 from minirl.policy.models import tiny_llama
 from minirl.rollouts.episodes import CONTEXT, Rollouts, roll_out
+from minirl.rollouts.samplers import Rule
 from minirl.show.figures import (
     LiveCurves,
     accuracy_and_price,
@@ -19,14 +20,21 @@ from minirl.show.figures import (
     agreement_gap,
     arm_colours,
     confidence_critique,
+    cooperation_and_payoffs,
     correction_bounds,
     correction_matrix,
+    curricula,
+    effect_by_judge,
     effect_forest,
     feedback_gap,
+    forecasts,
+    helpful_and_true,
     horizon_and_errors,
     learning_curves,
+    reward_shapes,
     solved_within,
     sweep,
+    triangle_paths,
 )
 from minirl.show.rollouts import (
     gained,
@@ -71,6 +79,13 @@ def test_smoothing_is_a_trailing_mean_over_the_records():
     raw, smooth = axes.lines
     assert raw.get_ydata().tolist() == [1, 3, 8]
     assert smooth.get_ydata().tolist() == [1, 2, 5.5]  # 1, (1 + 3)/2, (3 + 8)/2
+
+
+def test_a_known_value_is_a_line_across_its_panel():
+    known = learning_curves({"arm": records(1.0, 3.0)}, ["reward", "kl"], references={"reward": -1 / 18}).get_axes()
+    line, curve = known[0].lines
+    assert set(line.get_ydata()) == {-1 / 18} and curve.get_ydata().tolist() == [1, 3]
+    assert len(known[1].lines) == 1
 
 
 def test_an_arm_has_one_colour_on_every_figure():
@@ -182,10 +197,95 @@ def test_agreement_gap_has_two_dots_and_a_bar_an_arm():
 
 def test_agreement_gap_has_a_dot_and_a_diamond_for_any_two_metrics():
     marks = {"easy": "without a trap", "hard": "with a trap"}
-    figure = agreement_gap({"base": {"easy": 0.75, "hard": 0.5}}, {"base": (0.5, 0.5, 0.5)}, "pass@8", marks=marks)
+    figure = agreement_gap(
+        {"base": {"easy": 0.75, "hard": 0.5}},
+        {"base": (0.5, 0.5, 0.5)},
+        "pass@8",
+        marks=marks,
+        share_label="share of critiques",
+    )
     dots = figure.get_axes()[0].lines[1:]
     assert [(line.get_marker(), list(line.get_xdata())) for line in dots] == [("D", [0.5]), ("o", [0.75])]
-    assert {"without a trap", "with a trap"} <= set(texts(figure))
+    assert {"without a trap", "with a trap", "share of critiques"} <= set(texts(figure))
+
+
+def test_forecasts_are_drawn_by_bins_and_ranked_twice():
+    metrics = {"asked": {"auroc": 0.75, "within": 0.625}, "rate": {"auroc": 0.5, "within": 0.5}}
+    bins = {"asked": [(0.125, 0.25, 30), (0.75, 0.5, 10)]}
+    figure = forecasts(metrics, bins, colours={"asked": "#0072B2"})
+    plane, ranks = figure.get_axes()
+    diagonal, line = plane.lines
+    assert diagonal.get_xydata().tolist() == [[0, 0], [1, 1]]
+    assert line.get_xydata().tolist() == [[0.125, 0.25], [0.75, 0.5]]
+    (dots,) = plane.collections
+    assert dots.get_offsets().tolist() == line.get_xydata().tolist()
+    assert dots.get_sizes().tolist() == [12 + 260 * 0.75, 12 + 260 * 0.25]  # 30 and 10 of 40
+    # A line at one half; then of every arm a line from dot to dot, the diamond of ``within``, the dot of ``auroc``.
+    found = [list(line.get_xdata()) for line in ranks.lines[1:]]
+    assert found == [[0.625, 0.75], [0.625], [0.75], [0.5, 0.5], [0.5], [0.5]]
+    assert [line.get_marker() for line in ranks.lines[2:4]] == ["D", "o"]
+    assert line.get_color() == ranks.lines[3].get_color() == "#0072B2"
+    assert [label.get_text() for label in ranks.get_yticklabels()] == ["asked", "rate"]
+    assert {"asked", "forecast", "of all (auroc)", "at one problem (within)"} <= set(texts(figure))
+
+
+def test_agreement_gap_has_room_for_a_bar_beyond_one():
+    metrics = {"base": {"accuracy@1": 0.5, "agreement": 0.625}, "evol": {"accuracy@1": 0.75, "agreement": 0.75}}
+    found = {"base": (0.5, 0.4, 0.6), "evol": (9.0, 8.5, 9.5)}
+    dots, bars = agreement_gap(metrics, found, "routes", share_label="share").get_axes()
+    assert bars.get_xlim() == (0, pytest.approx(1.02 * 9.5))
+    # The number of a bar that is too short for it stands behind its interval, else at the beginning of the bar.
+    assert [(label.get_text(), label.xy[0]) for label in bars.texts] == [("0.50", 0.6), ("9.00", 0)]
+    assert dots.get_xlabel() == "share"
+    # Shares alone fill the axis as before, however small they are.
+    dots, bars = agreement_gap(metrics, {"base": found["base"], "evol": found["base"]}, "pass@8").get_axes()
+    assert bars.get_xlim() == (0, pytest.approx(1.02))
+    assert dots.get_xlabel() == "share of answers"
+
+
+def test_helpful_and_true_puts_every_critic_on_both_planes():
+    metrics = {
+        "base": {"balanced": 0.75, "refined": 0.5, "accepts_right": 1.0, "rejects_wrong": 0.5},
+        "yes": {"balanced": 0.5, "refined": 1.0, "accepts_right": 1.0, "rejects_wrong": 0.0},
+    }
+    figure = helpful_and_true(metrics, colours={"yes": "#0072B2"})
+    goods, kinds = figure.get_axes()
+    base, yes, _ = goods.lines  # and the line at one half
+    assert [line.get_xydata().tolist() for line in (base, yes)] == [[[0.75, 0.5]], [[0.5, 1.0]]]
+    assert [line.get_xydata().tolist() for line in kinds.lines[:2]] == [[[1.0, 0.5]], [[1.0, 0.0]]]
+    assert yes.get_color() == kinds.lines[1].get_color() == "#0072B2"
+    assert yes.get_marker() == kinds.lines[1].get_marker() != base.get_marker()
+    # Where balanced is 0.7, both shares add up to 1.4.
+    assert [list(axis) for axis in kinds.lines[4].get_data()] == [pytest.approx([0.4, 1]), pytest.approx([1, 0.4])]
+    assert {"base", "yes", "0.5", "0.9"} <= set(texts(figure))
+
+
+def lines_of(axes, marker):
+    return [line.get_xydata().tolist() for line in axes.lines if line.get_marker() == marker]
+
+
+def test_effect_by_judge_joins_the_means_of_a_dial_and_marks_the_readers_own_run():
+    sources = {"truth": [(1.0, 0.5), (1.0, 0.25)], "self": []}  # nothing is committed of the second
+    dials = {"anywhere": [[(0.25, -0.5), (0.75, 0.0)], [], [(1.0, 0.5)]], "somewhere": []}
+    here = {"self": (0.75, -0.25)}
+    labels = {"x_label": "how right", "y_label": "gain"}
+    figure = effect_by_judge(sources, dials, here, colours={"self": "#0072B2"}, **labels)
+    (axes,) = figure.get_axes()
+    # Means of the first setting: ½ and −¼; the second has no run and is skipped.
+    (line,) = [one for one in axes.lines if one.get_label() == "anywhere"]
+    assert line.get_xydata().tolist() == [[0.5, -0.25], [1.0, 0.5]]
+    assert lines_of(axes, "o") == [[[0.25, -0.5]], [[0.75, 0.0]], [[1.0, 0.5]], [[1.0, 0.5]], [[1.0, 0.25]]]
+    assert lines_of(axes, "D") == [[[0.75, -0.25]]]
+    assert {text.get_text(): text.get_color() for text in axes.texts}["self"] == "#0072B2"
+    found = texts(figure)
+    assert {"truth", "self", "anywhere", "this run", "how right", "gain"} <= set(found)
+    assert "somewhere" not in found
+
+
+def test_effect_by_judge_without_any_points_yet():
+    figure = effect_by_judge({"truth": []}, {"anywhere": [[]]}, x_label="x", y_label="y")
+    (axes,) = figure.get_axes()
+    assert len(axes.lines) == 2 and not axes.texts and not figure.legends  # what knows nothing, and no effect
 
 
 def test_accuracy_and_price_shows_who_never_got_there():
@@ -240,6 +340,79 @@ def test_horizon_and_errors_puts_arms_on_the_curve_and_draws_what_errors_do_to_t
     assert base.get_xydata().tolist() == [[0, 0.75], [0.5, 0.25]]
     assert rl.get_color() == curve.lines[2].get_color() and rl.get_marker() == curve.lines[2].get_marker()
     assert {"base", "rl", "ideal", "0%", "50%"} <= set(texts(figure))
+
+
+def test_reward_shapes_marks_the_peak_of_every_curve():
+    xs = [0.0, 0.5, 1.0]
+    panels = {
+        "n = 4": {"a": [0.0, 0.5, 0.2], "b": [1.0, 0.5, 1.0]},
+        "n = 8": {"a": [0.6, 0.5, 0.2], "b": [0.0, 0.1, 0.2]},
+    }
+    figure = reward_shapes(xs, panels)
+    marked = []
+    for axes, curves in zip(figure.get_axes(), panels.values(), strict=True):
+        lines, dots = axes.lines[::2], axes.lines[1::2]
+        assert [line.get_ydata().tolist() for line in lines] == list(curves.values())
+        marked.append([dot.get_xydata().tolist() for dot in dots])
+        assert [dot.get_color() for dot in dots] == [line.get_color() for line in lines]
+    # Of two equal peaks the first.
+    assert marked == [[[[0.5, 0.5]], [[0.0, 1.0]]], [[[0.0, 0.6]], [[1.0, 0.2]]]]
+    assert {"a", "b", "n = 4", "n = 8", "true solve rate"} <= set(texts(figure))
+
+
+def test_cooperation_and_payoffs_has_a_line_and_a_row_for_every_arm():
+    payoffs = {"base": {"itself": 2.0, "defector": 0.5}, "rl": {"itself": 1.0, "defector": -0.25}}
+    figure = cooperation_and_payoffs({"rl": [0.5, 0.25, 0.0]}, payoffs, smooth=2)
+    lines, cells = figure.get_axes()
+    assert [line.get_xydata().tolist() for line in lines.lines] == [[[1, 0.5], [2, 0.375], [3, 0.125]]]
+    assert [cell.get_xy() for cell in cells.patches] == [(0, 0), (1, 0), (0, 1), (1, 1)]
+    shades = [cell.get_facecolor()[0] for cell in cells.patches]  # of red: the more is gained, the less
+    assert shades[0] < shades[2] < shades[1] < shades[3] == 1
+    assert {"base", "rl", "itself", "defector", "2.00", "0.50", "1.00", "-0.25"} <= set(texts(figure))
+    assert cells.get_yticklabels()[1].get_color() == lines.lines[0].get_color()
+
+
+def test_cooperation_and_payoffs_wants_the_same_opponents():
+    with pytest.raises(ValueError, match="every arm needs a payoff against itself, defector, in this order"):
+        cooperation_and_payoffs({}, {"a": {"itself": 1.0, "defector": 0.0}, "b": {"itself": 1.0}})
+
+
+def test_curricula_has_a_line_and_a_map_for_every_arm():
+    curves = {"sec": ([100, 250], [0.1, 0.6]), "uniform": ([90], [0.2])}
+    chosen = {"sec": {8: [0.0, 1.0, 1.0], 1: [1.0, 0.0, 0.0]}, "uniform": {1: [0.5], 8: [0.5]}}
+    figure = curricula(curves, chosen, smooth=2, target=0.5)
+    lines, sec, uniform = figure.get_axes()
+    assert [line.get_xydata().tolist() for line in lines.lines[:2]] == [[[100, 0.1], [250, 0.6]], [[90, 0.2]]]
+    assert list(lines.lines[2].get_ydata()) == [0.5, 0.5]  # the target
+    # Rows by level, the easiest at the bottom; each update is the mean of itself and the one before.
+    (image,) = sec.get_images()
+    assert image.get_array().tolist() == [[1.0, 0.5, 0.0], [0.0, 0.5, 1.0]]
+    assert image.origin == "lower"
+    assert list(image.get_extent()) == [0.5, 3.5, -0.5, 1.5]  # update 1 is centred on 1, level 1 on 0
+    assert [label.get_text() for label in sec.get_yticklabels()] == ["1", "8"]
+    assert uniform.get_images()[0].get_array().tolist() == [[0.5], [0.5]]
+    assert sec.get_title(loc="left") == "sec"
+
+
+def test_triangle_paths_puts_mixtures_between_their_corners():
+    # Only the first is pure; two halves lie in the middle of a side; a fourth thing that has a half does not count.
+    paths = {"spo": [(1, 0, 0), (0.5, 0.5, 0), (0.0, 0.0, 0.5)], "coin": [(0.2, 0.2, 0.2)]}
+    figure = triangle_paths(paths, ("rock", "scissors", "paper"), (1, 1, 0), averages={"spo": (0, 1, 0)})
+    spo, coin, *rest = figure.get_axes()
+    top = 3**0.5 / 2
+    marks = [(line.get_marker(), line.get_xydata()[0].tolist()) for line in spo.lines if len(line.get_xdata()) == 1]
+    assert marks == [
+        ("o", [0, 0]),  # begins at rock
+        ("o", pytest.approx([0.5, top])),  # ends at paper
+        ("s", [1, 0]),  # on average scissors
+        ("+", [0.5, 0]),
+    ]
+    steps = [line.get_xydata().tolist() for line in spo.lines if len(line.get_xdata()) == 2]
+    assert steps == [[[0, 0], [0.5, 0]], [[0.5, 0], pytest.approx([0.5, top])]]
+    centre = [line for line in coin.lines if line.get_marker() == "o"][-1]
+    assert centre.get_xydata()[0].tolist() == pytest.approx([0.5, top / 3])
+    assert not rest
+    assert {"spo", "coin", "rock", "scissors", "paper"} <= set(texts(figure))
 
 
 # Accuracies and levels of three arms; 0.5 · 0.9 + 0.5 · 0.1 and so on.
@@ -750,6 +923,9 @@ def test_source_of_a_method_a_module_and_escaping():
     method = show_source(Clock.__call__)
     assert str(method) == "def __call__(self):\n    return self.now\n"  # dedented
     assert method.name.endswith("Clock.__call__")
+    assert str(show_source(Rule.learn)).startswith(
+        "def learn(self, state: State, levels: Tensor, seen: Seen) -> State:\n"
+    )
     assert show_source(sys.modules["minirl.show.source"]).name == "minirl.show.source"
     assert "<style>" not in show_source(test_source_is_shown_with_its_docstring_and_name)._repr_html_()
     with pytest.raises(TypeError):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from minirl.tasks import Item
 from minirl.tasks.chain import Chain, misconception, read, write
-from minirl.tasks.tally import QUESTION, SIGNED, Tally
+from minirl.tasks.tally import CRITICS, QUESTION, SIGNED, Tally
 
 TALLY = Tally()
 # 3+7 = 10 → 0; 0-4 = -4 → 6; 6+1 = 7.
@@ -350,6 +350,73 @@ def test_what_those_say_who_believe_it(attempt: str, critique: str) -> None:
     # First number: whether 0-2 is thought to be 5, where they get so far; last number: not vague.
     numbers = (0.5,) if critique == "-a" else (0.99, 0.5)
     assert criticised(MISLED, attempt, Dial(*numbers), 0.25) == critique
+
+
+# --- feedback by critics who may be wrong ----------------------------------------------------------------------------
+
+
+def overheard(item: Item, attempt: str) -> str:
+    """What a careless critic says of an attempt, where it is feedback."""
+    feedback = TALLY.feedback(item, attempt, "criticised")
+    assert feedback.endswith(item.prompt)
+    return feedback.removesuffix(item.prompt)
+
+
+def test_of_an_attempt_the_same_is_always_said() -> None:
+    said = [overheard(replace(MISLED, index=i), AS_BELIEVED) for i in range(50)]
+    random.seed(0)  # no generator but the item's own
+    assert [overheard(replace(MISLED, index=i), AS_BELIEVED) for i in range(50)] == said
+    # The index, the seed and the attempt decide: others get other critics.
+    assert len(set(said)) > 1
+    assert [overheard(replace(MISLED, index=i, seed=1), AS_BELIEVED) for i in range(50)] != said
+    assert len({overheard(MISLED, f"{space}{AS_BELIEVED}") for space in ("", " ", "  ", "   ", "    ", "\n")}) > 1
+
+
+def test_critics_err_both_ways_at_their_rate() -> None:
+    # Four times 0.075: three critics in ten believe that 0-2 is 5.
+    believes = 4 * CRITICS
+    assert believes == pytest.approx(0.3)
+    items = [replace(MISLED, index=i) for i in range(2000)]
+    right, wrong = ([overheard(item, attempt) for item in items] for attempt in (MISLED.answer, AS_BELIEVED))
+    tolerance = 4 * (0.21 / 2000) ** 0.5
+    assert abs(share(right, "+") - 0.7) < tolerance and abs(share(wrong, "+") - 0.3) < tolerance
+    # Other than the clerks of one generator: who is asked about the one attempt is not who is asked about the other.
+    assert len({(a == "+", b == "+") for a, b in zip(right, wrong, strict=True)}) == 4
+    for said in (right, wrong):  # a letter is right in two of three objections, and in a third of the vague ones
+        objections = [text for text in said if text != "+"]
+        assert set(objections) == {"-a", "-b", "-c"}
+        assert abs(share(objections, "-b") - 7 / 9) < 4 * (14 / 81 / len(objections)) ** 0.5
+
+
+def test_where_nobody_errs_critics_do_not_either() -> None:
+    items = [replace(PLAIN, index=i) for i in range(200)]
+    assert {overheard(item, PLAIN.answer) for item in items} == {"+"}
+    assert {overheard(item, "+70-47+18") for item in items} == {"-a", "-b", "-c"}  # vague about where at most
+
+
+@pytest.mark.parametrize(
+    "attempt", ["", " ", "+70\udfff", "²", "\0", "x" * 1000, "\ud800" * 300], ids=lambda text: ascii(text)[:20]
+)
+def test_critics_say_something_of_whatever_was_written(attempt: str) -> None:
+    assert overheard(MISLED, attempt) == overheard(MISLED, attempt[:256]) in {"-a", "-b", "-c"}
+
+
+def test_what_critics_say_is_heeded_like_located_feedback() -> None:
+    # Of the believed attempt: told -b, 0-2 is done with care; told +, it is repeated; told -c, all before is kept.
+    for index in range(100):
+        item = replace(MISLED, index=index)
+        feedback = TALLY.feedback(item, AS_BELIEVED, "criticised")
+        revised = TALLY.revise(item, [(AS_BELIEVED, feedback)], random.Random(0), 0.0)
+        kept = feedback[:2] in ("+3", "-c")
+        assert revised == (AS_BELIEVED if kept else MISLED.answer)
+
+
+def test_what_critics_have_said_to_bases() -> None:
+    # Typed in, like what clerks write: whoever changes it makes bases out of date.
+    said = "-b + -b -c + + -b +"
+    assert [overheard(replace(MISLED, index=i), MISLED.answer) for i in range(8)] == said.split()
+    said = "+ -b -b + -b -b -b -b"
+    assert [overheard(replace(MISLED, index=i), AS_BELIEVED) for i in range(8)] == said.split()
 
 
 # --- what bases have read --------------------------------------------------------------------------------------------

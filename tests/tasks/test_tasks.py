@@ -19,8 +19,9 @@ from minirl.errors import ConfigError
 from minirl.policy.tokenizer import ALPHABET
 from minirl.tasks import Item, Task, get, names, to_dataset
 from minirl.tasks.base import MAX_ANSWER_CHARS
+from minirl.tasks.game import Game
 
-TASKS = {name: get(name) for name in names()}
+TASKS = {name: get(name) for name in names() if not isinstance(get(name), Game)}  # games: test_rules.py
 EVERY_TASK = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS.keys())
 EVERY_LEVEL = pytest.mark.parametrize(
     ("task", "level"),
@@ -32,38 +33,54 @@ ITEMS_PER_LEVEL = 300
 # committed result made with it is out of date.
 # add: 2+6 = 8; 52+29 = 81.
 # bucket: two candidates and one of them; five candidates and one of them.
+# bugs: 7-1, 0-1, 3*6, 3*6 = 6, 9, 8, 8, where t has 3*7 = 21 → 1 at the first place; 8+5, 7+1, 2+1, 8+1 = 3, 8, 3, 9
+#   and 6+5, 2+1, 7+1, 9+1 = 1, 3, 8, 0, where o has 8-1 = 7 at the last.
 # chain: 1-3 = -2 → 8; 3+7 = 10 → 0, 0+1 = 1, 1*3 = 3, 3+5 = 8.
+# checks: 6-2 = 4; 7-8 = -1 → 9, 9+2 = 11 → 1, 1+5 = 6, 6-3 = 3.
 # constr: five letters, a c first, a twice; seven letters, a b last, a twice, no d, and e, a, a are three vowels.
 # countdown: 8-5 = 3, 3/3 = 1; 39/39 = 1, 1+44 = 45.
 # dsl: the first digit goes last; 13784 → without the first 3784 → running sum 3, 10, 18, 22, that is 3082 → plus one
 #   4193. 96056 → 6056 → 6, 6, 11, 17: 6617 → 7728. 19071 → 9071 → 9, 9, 16, 17: 9967 → 0078.
+# gaps: 4+3 = 7, 7+1 = 8, 8+9 = 17 → 7, 7-1 = 6; #2 makes 9 of 2, #1 makes 9 of 9, #2 makes 8 of 9, 8-9 = -1 → 9.
 # guess: two of the letters a to d; four of them.
 # ledger: 8+6 = 14 → 4, 4+6 = 10 → 0; 2*9 = 18 → 8, 8-8 = 0, 0+9 = 9, 9+3 = 12 → 2.
 # lookup: the code of H, which is what it is, and one drawn for Z.
+# routes: 7+7 = 14 → 4; 7+1 = 8, 8-6 = 2, 2-9 = -7 → 3, 3-2 = 1.
 # spec: the first digit goes last; 1371 → 1731 → running sum 1, 8, 11, 12, that is 1812.
+# taste: a rock, a paper, a twig and a scissors; two of each kind, the rocks i and q, and a twig of them.
 # tally: 1+2 = 3; 7+8 = 15 → 5, 5-8 = -3 → 7, 7+2 = 9, 9-8 = 1.
 GOLDEN = {
     "add": {(0, 0, 1): ("2+6=", "08"), (3, 17, 2): ("52+29=", "081")},
     "bucket": {(0, 0, 1): ("rg=", "r"), (3, 17, 4): ("pmayu=", "u")},
+    "bugs": {
+        (0, 0, 1): ("Mtott:7066>6988=", "oott"),
+        (3, 17, 4): ("Bhiii:8728>3839;6279>1380=", "hiio"),
+    },
     "chain": {(0, 0, 1): ("1-3=", "-38"), (3, 17, 4): ("3+7+1*3+5=", "+70+11*33+58")},
+    "checks": {(0, 0, 1): ("6-2=", "-24"), (3, 17, 4): ("7-8+2+5-3=", "-89+21+56-33")},
     "constr": {(0, 0, 1): ("#5,<c,*2a=", "caaeb"), (3, 17, 3): ("#7,>b,*2a,!d,@3=", "efaacfb")},
     "countdown": {(0, 0, 1): ("8,5,3:1=", "(8-5)/3"), (0, 4, 9): ("44,39,39:45=", "39/39+44")},
     "dsl": {
         (0, 0, 1): ("84577>45778;71160>11607;28539>85392=", "t"),
         (3, 17, 3): ("13784>4193;96056>7728;19071>0078=", "fai"),
     },
+    "gaps": {(0, 0, 1): ("4+3+1+9-1=", "+37+18+97-16"), (3, 17, 2): ("2#2#1#2-9=", "#29#19#28-99")},
     "guess": {(0, 0, 1): ("#2,abcd=", "bc"), (3, 17, 4): ("#4,abcd=", "caab")},
     "ledger": {(0, 0, 2): ("8+6+6=", "+64+60"), (3, 17, 4): ("2*9-8+9+3=", "*98-80+99+32")},
     "lookup": {(0, 0, 1): ("H=", "bea"), (3, 17, 4): ("Z=", "ced")},
+    "routes": {(0, 0, 1): ("7+7=", "+74"), (3, 17, 4): ("7+1-6-9-2=", "+18-62-93-21")},
     "spec": {(0, 0, 1): ("032>320=", "t"), (3, 17, 4): ("1371>1812=", "ra")},
+    "taste": {(0, 0, 1): ("qcpr=", "q"), (3, 17, 2): ("rqdwtiob=", "d")},
     "tally": {(0, 0, 1): ("1+2=", "+23"), (3, 17, 4): ("7+8-8+2-8=", "+85-87+29-81")},
 }
 
 QUESTIONS = {"critique"}  # grades that ask for something and tell nothing
+FALLIBLE = {"criticised"}  # grades that may be wrong
 
 
 def _telling(task: Task) -> list[str]:
-    return [grade for grade in task.grades if grade not in QUESTIONS]
+    """The grades of ``task`` whose word on right and wrong is true; ``nudge``, which has none, comes first."""
+    return [grade for grade in task.grades if grade not in QUESTIONS | FALLIBLE]
 
 
 HOSTILE = {
@@ -165,8 +182,8 @@ def test_golden_items(task: Task) -> None:
 
 def test_another_process_with_another_hash_seed_draws_the_same_items() -> None:
     code = (
-        "import json, random; from dataclasses import asdict; from minirl.tasks import get, names\n"
-        "rows = [(asdict(i), t.corrupt(i, random.Random(5))) for t in map(get, names()) for level in t.levels\n"
+        "import json, random; from dataclasses import asdict; from minirl.tasks import get\n"
+        f"rows = [(asdict(i), t.corrupt(i, random.Random(5))) for t in map(get, {list(TASKS)}) for level in t.levels\n"
         "        for i in t.items(7, range(20), level)]\n"
         "print(json.dumps(rows))"
     )
@@ -306,7 +323,8 @@ def test_scorers_are_total(task: Task, completion: str, index: int) -> None:
         for grade in _telling(task)[1:]:
             head = _head(task, item, completion, grade)
             assert ("-" in head) == (score < 1)
-            assert set(head) <= set(ALPHABET)  # says nothing a policy could not read, whatever was answered
+        for grade in set(task.grades) - QUESTIONS:
+            assert set(_head(task, item, completion, grade)) <= set(ALPHABET)  # nothing a policy could not read
 
 
 def test_no_task_runs_model_text(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -405,6 +423,12 @@ ANSWERS: dict[str, tuple[Item, list[str], list[str], list[str]]] = {
         ["b", "k", "z"],
         ["a", "Q", "=", "qq", "kq", "bkqz", "q=", "", "ｑ"],
     ),
+    "bugs": (
+        Item("bugs", 0, 0, 1, "Mtott:7066>6988=", "oott"),
+        ["oott", " oott\n"],
+        ["tott", "cccc", "ocht"],  # the last passes the test that is shown: 9-0 is 0-1, 6+5 is not 3*6
+        ["oot", "oottt", "OOTT", "oo tt", "oott=", "oota", "6988", "Moott", "?", "", "оott"],  # Cyrillic о
+    ),
     "chain": (
         Item("chain", 0, 0, 3, "3+7-4*2=", "+70-46*22"),
         ["+70-46*22", "+71-46*22", "+79-49*22"],  # steps may be wrong
@@ -412,6 +436,15 @@ ANSWERS: dict[str, tuple[Item, list[str], list[str], list[str]]] = {
         [
             *("2", "062", "+70-46", "+70-46*2", "+70-46*22+11", "+70-46*222", "+70+46*22", "+70-46*12"),
             *("-46+70*22", "+70-46*2x", "x+70-46*22", "+70-46*22=", "", "+7٠-46*22"),
+        ],
+    ),
+    "checks": (
+        Item("checks", 0, 0, 2, "3+7-4=", "+70-46"),
+        ["+70-46", "+71-46", " +79-46\n"],  # two slips may cancel
+        ["+70-47", "+71-47", "+70-40"],
+        [
+            *("6", "06", "+70", "+70-4", "+70-46+11", "+70-466", "+70+46", "+60-46", "-46+70", "+7x-46", "+70-46="),
+            *("+70 -46", "", "+7٠-46", "++", "+-", "!"),  # critiques are no answers
         ],
     ),
     "constr": (
@@ -456,6 +489,15 @@ ANSWERS: dict[str, tuple[Item, list[str], list[str], list[str]]] = {
         ["aca", "fff", "bac"],
         ["ac", "accc", "acg", "ACC", "a c", "acc=", "-a.c", "...", "", "aсc"],  # Cyrillic с
     ),
+    "routes": (
+        Item("routes", 0, 0, 2, "3+7-4=", "+70-46"),
+        ["+70-46", "-49+76", "+71-46", " -40+76\n"],  # in any order; steps may be wrong
+        ["+70-47", "-49+77", "+70-40", "-46+70"],
+        [
+            *("6", "+70", "-49+7", "+70-46+76", "-49+76-49", "+70+76", "-46-46", "-49+766", "+70-36", "-4x+76"),
+            *("-49 +76", "-49+76=", "7+04-6", "", "-49+7٦", "-a", "+", "!"),
+        ],
+    ),
     "spec": (
         Item("spec", 0, 0, 1, "22>2=", "u"),
         ["u", "uu", " u\n", "22! u", "f!u"],  # what follows the last ! is the program
@@ -470,6 +512,12 @@ ANSWERS: dict[str, tuple[Item, list[str], list[str], list[str]]] = {
             *("6", "06", "+70", "+70-4", "+70-46+11", "+70-466", "+70+46", "+60-46", "-46+70", "+7x-46", "+70-46="),
             *("+70 -46", "", "+7٠-46", "-b", "+", "!"),  # critiques are no answers
         ],
+    ),
+    "taste": (
+        Item("taste", 0, 0, 1, "qcpr=", "q"),
+        ["q", "c", "p", "r", " q\n"],
+        ["a", "b", "z"],  # not on the list
+        ["Q", "=", "qq", "qc", "qcpr", "q=", "", "ｑ"],
     ),
 }
 
@@ -519,7 +567,7 @@ def test_whatever_is_right_is_admissible(task: Task) -> None:
                     right.add((item, text))
     # A zero in front, a wrong step that does not matter, /1 for *1, another letter where none was asked for, another
     # program: in reach wherever more than one answer is right at all.
-    assert bool(right) == (task.name not in {"bucket", "guess", "lookup"})
+    assert bool(right) == (task.name not in {"bucket", "gaps", "guess", "lookup"})
 
 
 # --- demonstrations --------------------------------------------------------------------------------------------------
@@ -556,10 +604,11 @@ def test_revise_by_default(history: list[tuple[str, str]], careful: str, careles
 def test_demonstrations_depend_on_the_generator_alone_and_could_have_been_written(task: Task, level: int) -> None:
     for item in task.items(11, range(20), level):
         wrong = task.corrupt(item, random.Random(0))
-        history = [(wrong, task.feedback(item, wrong, _telling(task)[-1]))]
+        told = [grade for grade in task.grades if grade not in QUESTIONS]
+        histories = [[(wrong, task.feedback(item, wrong, grade))] for grade in told]
         for write in (
             lambda rng, item=item: task.careless(item, rng, 0.5),
-            lambda rng, item=item, history=history: task.revise(item, history, rng, 0.5),
+            *(lambda rng, item=item, history=h: task.revise(item, history, rng, 0.5) for h in histories),
         ):
             text = write(random.Random(item.index))
             assert text == write(random.Random(item.index))

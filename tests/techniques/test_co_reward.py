@@ -273,6 +273,12 @@ def test_the_phase_pays_what_it_has_rolled_out(label):
     assert phase.credit(drawn).stats["return"] == rewards.mean().item()
 
 
+def test_there_are_no_scores_to_shuffle():
+    message = r"^shuffle_scores: Co-Reward sees no scores; the control is a correlation of 1$"
+    with pytest.raises(ConfigError, match=message):
+        CoReward(shuffle_scores=True).phases(train_config())
+
+
 @pytest.mark.parametrize("prompts", [1, 3, 25])
 def test_prompts_come_in_pairs(prompts):
     message = rf"^train\.prompts {prompts} is odd: every problem is asked in two phrasings$"

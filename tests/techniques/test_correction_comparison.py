@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from minirl.errors import ConfigError
-from minirl.evaluation import attempts
+from minirl.evaluation import attempts, votes
 from minirl.experiments.run import load_experiment, load_method
 from minirl.policy.models import tiny_llama
 from minirl.rollouts.episodes import CONTEXT, Rollouts
@@ -51,6 +51,10 @@ ANEW = ["09 09 09 09 09 09 09 09", "08 09 09 08 10 09 08 09", "09 08 08 08 09 09
 )
 def test_majority_by_hand(answers, chosen):
     assert majority(answers.split()) == chosen
+
+
+def test_the_vote_is_that_of_all_pages():
+    assert majority is votes.majority
 
 
 def test_an_empty_answer_has_no_vote():

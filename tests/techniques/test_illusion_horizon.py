@@ -347,7 +347,7 @@ def test_a_right_result_after_a_wrong_step_is_right_and_its_step_is_not(policy, 
 def test_it_measures_any_policy_in_batches_of_any_size(policy):
     items = TASK.items(0, range(5), 4)
     whole, data = evaluate(policy, TASK, items, seed=3)
-    parts, same = evaluate(policy, TASK, items, seed=3, batch=2, turns=1, feedback="nudge")
+    parts, same = evaluate(policy, TASK, items, seed=3, batch=2)
     assert data.answers == same.answers == attempt_all(policy, TASK, items, seed=3).answers
     for name, values in whole.items.items():
         assert parts.items[name] == pytest.approx(values, abs=1e-6)

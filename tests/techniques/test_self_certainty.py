@@ -171,7 +171,7 @@ def scripted(monkeypatch):
         def choose(name: str, **settings) -> list[float]:
             samples = drawn.samples
             evaluation, returned = evaluate(
-                POLICY, TALLY, list(problems), seed=0, choose=name, samples=samples, turns=1, **settings
+                POLICY, TALLY, list(problems), seed=0, choose=name, samples=samples, **settings
             )
             assert returned is drawn
             chosen = list(evaluation.items[f"chosen@{samples}"])

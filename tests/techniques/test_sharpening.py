@@ -176,7 +176,7 @@ def scripted(monkeypatch):
 
 def test_metrics_by_hand(scripted):
     _, drawn = scripted
-    evaluation, returned = evaluate(POLICY, TALLY, [ONE, MISLED], seed=5, samples=2, turns=1, feedback="nudge")
+    evaluation, returned = evaluate(POLICY, TALLY, [ONE, MISLED], seed=5, samples=2)
     assert returned is drawn
     # ONE: right, wrong; the right one is likelier. MISLED: right, wrong; the wrong one is likelier.
     items = {

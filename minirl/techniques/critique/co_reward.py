@@ -21,34 +21,20 @@ A policy that gives the same result to every problem is paid in full by this vot
 it starts, and the KL to the base.
 """
 
-import random
 from functools import partial
 from typing import Any, ClassVar, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from minirl.config import TrainConfig
 from minirl.errors import ConfigError
 from minirl.evaluation.votes import evaluate_votes as evaluate
-from minirl.evaluation.votes import majority, result
-from minirl.policy.models import Policy
-from minirl.rollouts.episodes import Rollouts, roll_out
-from minirl.tasks import Item, Task
+from minirl.evaluation.votes import majority, result, vote_rewards
+from minirl.rollouts.episodes import Rollouts
+from minirl.rollouts.phrasings import both_phrasings
 from minirl.techniques.base import Credit, Method, OnlinePhase, Phase, turn_credit
 
 __all__ = ["CoReward", "both_phrasings", "evaluate", "vote_rewards"]
-
-
-def vote_rewards(results: list[list[str]], cross: bool) -> Tensor:
-    """Rewards [P, G] of the ``results`` of G answers to each of P prompts, prompts 2i and 2i + 1 being two phrasings of
-    one problem: 1 where a result is the majority of the other phrasing (``cross``) or of its own; a majority that is
-    empty pays nobody."""
-    labels = [majority(said) for said in results]
-    partner = [labels[i ^ 1] if cross else labels[i] for i in range(len(labels))]
-    rows = zip(results, partner, strict=True)
-    return torch.tensor([[float(name == label != "") for name in said] for said, label in rows])
 
 
 class CoReward(Method):
@@ -60,6 +46,8 @@ class CoReward(Method):
     beta: float = Field(default=0.01, ge=0)
 
     def phases(self, train: TrainConfig) -> list[Phase]:
+        if self.shuffle_scores:
+            raise ConfigError("shuffle_scores: Co-Reward sees no scores; the control is a correlation of 1")
         if train.prompts % 2:
             raise ConfigError(f"train.prompts {train.prompts} is odd: every problem is asked in two phrasings")
         if train.turns != 1:
@@ -67,7 +55,7 @@ class CoReward(Method):
         rolls: Any = partial(
             both_phrasings, samples=train.samples, temperature=train.temperature, correlation=self.correlation
         )
-        return [OnlinePhase("RL", train.updates, self.credit, self.shuffle_scores, roll_out=rolls)]
+        return [OnlinePhase("RL", train.updates, self.credit, roll_out=rolls)]
 
     def credit(self, rollouts: Rollouts) -> Credit:
         said = [result(item, texts[0]) for item, texts in zip(rollouts.items, rollouts.answers, strict=True)]
@@ -78,24 +66,3 @@ class CoReward(Method):
         right = [majority(group) == result(item, item.answer) for item, group in zip(first, groups, strict=True)]
         credit.stats["label_accuracy"] = sum(right) / len(right)
         return credit
-
-
-def both_phrasings(
-    policy: Policy,
-    task: Task,
-    items: list[Item],
-    *,
-    generator: torch.Generator,
-    samples: int,
-    temperature: float,
-    correlation: float,
-) -> Rollouts:
-    """Answers to half of the ``items`` (so that as many are made as elsewhere) in both phrasings, side by side. Raises
-    :class:`ConfigError` for a task that cannot be rephrased."""
-    if not hasattr(task, "rephrased"):
-        raise ConfigError(f"task {task.name!r} cannot be rephrased; 'tally' can")
-    rng = random.Random(generator.initial_seed())
-    prompts = []
-    for item in items[: len(items) // 2]:
-        prompts += [item, item if rng.random() < correlation else task.rephrased(item)]
-    return roll_out(policy, task, prompts, samples=samples, generator=generator, temperature=temperature)

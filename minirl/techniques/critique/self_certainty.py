@@ -96,7 +96,6 @@ def evaluate(
     samples: int = 16,
     temperature: float = 1.0,
     batch: int = 256,
-    **_: Any,
 ) -> tuple[Evaluation, Rollouts]:
     """``chosen@n``: whether the one of n answers that is chosen is right, beside the metrics of
     :mod:`minirl.evaluation.votes`. ``any`` is the mean over the answers."""

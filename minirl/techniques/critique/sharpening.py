@@ -19,7 +19,7 @@ Departures from the paper
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -73,7 +73,6 @@ def evaluate(
     samples: int = 8,
     temperature: float = 1.0,
     batch: int = 256,
-    **_: Any,
 ) -> tuple[Evaluation, Rollouts]:
     """The metrics of :mod:`minirl.evaluation.votes`; ``greedy``; ``likeliest@n``, best of n by likelihood;
     ``loglikelihood`` of own answers, in nats per answer; and ``misled`` and ``unmisled``."""

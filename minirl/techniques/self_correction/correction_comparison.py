@@ -28,12 +28,11 @@ Departures from the paper
    differ in what they are told in training: a score, or also which digits are wrong. In use no policy is told anything.
 """
 
-from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 from minirl.evaluation.attempts import Evaluation, attempt_all, attempt_metrics
 from minirl.evaluation.correction import evaluate_correction
+from minirl.evaluation.votes import majority
 from minirl.policy.models import Policy
 from minirl.rollouts.episodes import Rollouts
 from minirl.tasks import Item, Task
@@ -41,13 +40,6 @@ from minirl.tasks import Item, Task
 __all__ = ["VOTES", "evaluate", "majority"]
 
 VOTES = (1, 2, 3, 4, 6, 8)  # the figure begins with one answer
-
-
-def majority(answers: Sequence[str]) -> str:
-    """The most frequent answer; of equally frequent ones the one that came first. An empty answer has no vote, unless
-    there is no other."""
-    votes = Counter(answer for answer in answers if answer)
-    return votes.most_common(1)[0][0] if votes else ""
 
 
 def evaluate(

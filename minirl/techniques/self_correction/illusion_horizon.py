@@ -38,7 +38,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -123,7 +123,7 @@ class Recovery(AnswerSFT):
 
 
 def evaluate(
-    policy: Policy, task: Task, items: list[Item], *, seed: int, temperature: float = 1.0, batch: int = 256, **_: Any
+    policy: Policy, task: Task, items: list[Item], *, seed: int, temperature: float = 1.0, batch: int = 256
 ) -> tuple[Evaluation, Rollouts]:
     """Own answers, step by step, and the last step after injected errors: metrics of the table above, ``accuracy@1`` of
     the final result, and the rollouts to read. For a task with CHAIN's steps."""
