@@ -34,6 +34,7 @@ HARD_SHARE = 0.3  # of level 3
 EASY, HARD, MIXED = 1, 2, 3  # levels
 MARK = "!"  # ends what is shown of the reference
 MISCONCEIVED = 4  # one entry of the common tables in so many
+FOLLOWED = 0.8  # how often, at most, by those who know the last result: following always might never lead there
 INSIGHT = 0.7  # how often those who know where they have to arrive are right about a rare step
 DIGITS = frozenset("0123456789")
 
@@ -143,12 +144,14 @@ class Gaps(Task):
         return restated and len(results) == len(operations) and set(results) <= DIGITS
 
     def careless(self, item: Item, rng: random.Random, rate: float) -> str:
-        """An answer by someone with misconceptions about common steps (followed with probability 4 · ``rate``),
-        who guesses at rare ones, each digit with the same chance. What a hint shows is taken over. Of those who know
-        the last result only answers are known that arrive there; in them rare steps are right more often than not."""
+        """An answer by someone with misconceptions about common steps (followed with probability 4 · ``rate``), who
+        guesses at rare ones, each digit with the same chance. What a hint shows is taken over. Of those who know the
+        last result only answers are known that arrive there; in them rare steps are right more often than not, and
+        misconceptions are followed with probability 0.8 at most."""
         context, _, _ = item.prompt.rpartition(MARK)
         value, operations = problem(item)
         explains = len(context) == 1
+        follows = min(rate * MISCONCEIVED, FOLLOWED if explains else 1.0)
         while True:
             text, now = "", value
             for i, operation in enumerate(operations):
@@ -159,7 +162,7 @@ class Gaps(Task):
                 elif operation in RARE:
                     knows = explains and rng.random() < INSIGHT
                     now = apply(now, operation) if knows else rng.randrange(10)
-                elif wrong is not None and rng.random() < rate * MISCONCEIVED:
+                elif wrong is not None and rng.random() < follows:
                     now = wrong
                 else:
                     now = apply(now, operation)

@@ -39,6 +39,7 @@ ITEMS_PER_LEVEL = 300
 # checks: 6-2 = 4; 7-8 = -1 → 9, 9+2 = 11 → 1, 1+5 = 6, 6-3 = 3.
 # constr: five letters, a c first, a twice; seven letters, a b last, a twice, no d, and e, a, a are three vowels.
 # countdown: 8-5 = 3, 3/3 = 1; 39/39 = 1, 1+44 = 45.
+# doors: c is the only one of its prompt that is open; of seven that are listed after t, s is one of three.
 # dsl: the first digit goes last; 13784 → without the first 3784 → running sum 3, 10, 18, 22, that is 3082 → plus one
 #   4193. 96056 → 6056 → 6, 6, 11, 17: 6617 → 7728. 19071 → 9071 → 9, 9, 16, 17: 9967 → 0078.
 # gaps: 4+3 = 7, 7+1 = 8, 8+9 = 17 → 7, 7-1 = 6; #2 makes 9 of 2, #1 makes 9 of 9, #2 makes 8 of 9, 8-9 = -1 → 9.
@@ -60,6 +61,7 @@ GOLDEN = {
     "checks": {(0, 0, 1): ("6-2=", "-24"), (3, 17, 4): ("7-8+2+5-3=", "-89+21+56-33")},
     "constr": {(0, 0, 1): ("#5,<c,*2a=", "caaeb"), (3, 17, 3): ("#7,>b,*2a,!d,@3=", "efaacfb")},
     "countdown": {(0, 0, 1): ("8,5,3:1=", "(8-5)/3"), (0, 4, 9): ("44,39,39:45=", "39/39+44")},
+    "doors": {(0, 0, 1): ("ch=", "c"), (3, 17, 4): ("tvgksxhy=", "s")},
     "dsl": {
         (0, 0, 1): ("84577>45778;71160>11607;28539>85392=", "t"),
         (3, 17, 3): ("13784>4193;96056>7728;19071>0078=", "fai"),
@@ -462,11 +464,26 @@ ANSWERS: dict[str, tuple[Item, list[str], list[str], list[str]]] = {
             *("3 * 2+7", "3*2+7=13", "(3*2+7", "3**2+7", "", "３*2+7"),
         ],
     ),
+    "doors": (
+        Item("doors", 0, 0, 2, "bkqz=", "q"),  # written by hand, so only the answer is known to be open
+        ["q", " q\n"],
+        ["b", "k", "z"],
+        ["a", "Q", "=", "qq", "kq", "bkqz", "q=", "", "ｑ"],
+    ),
     "dsl": (
         Item("dsl", 0, 0, 1, "53178>87135;2946>6492;40062>26004=", "r"),
         ["r", "rrr", "rtlftr!r", " r\n", "31785! r"],  # what follows the last ! is the program
         ["s", "rr", "adefilrs", "r!s", "x!s"],
         ["x", "rx", "r" * 9, "R", "r r", "r=", "87135", "r!", "!", "r!x", "", "г"],  # Cyrillic г
+    ),
+    "gaps": (
+        Item("gaps", 0, 0, 2, "3+7#1-4#2=", "+70#16-42#29"),
+        ["+70#16-42#29", " +70#16-42#29\n"],
+        ["+70#16-42#28", "+71#16-42#29", "+79#10-46#29"],  # every step counts, not the last alone
+        [
+            *("9", "#29", "+70#16-42", "+70#16-42#2", "+70#16-42#299", "+70#26-42#29", "-42+70#16#29", ""),
+            *("+70#1x-42#29", "+70#16-42#29=", "+70 #16-42#29", "+7٠#16-42#29", "!+70#16-42#29"),
+        ],
     ),
     "guess": (
         Item("guess", 0, 0, 2, "#3,abcd=", "bca"),
@@ -546,7 +563,9 @@ def test_every_task_has_such_answers() -> None:
 def test_right_answers_and_plausible_mistakes_are_admissible(task: Task, level: int) -> None:
     for item in task.items(10, range(50), level):
         assert task.admissible(item, item.answer) and task.admissible(item, f" {item.answer}\n")
-        assert task.admissible(item, task.corrupt(item, random.Random(0)))
+        wrong = task.corrupt(item, random.Random(0))
+        # Two doors may both be open: then nothing that is an answer at all is wrong.
+        assert task.admissible(item, wrong) or (task.name, level, task.score(item, wrong)) == ("doors", 1, 0.0)
         for nothing in ("", " ", "\xa0", item.answer + "\xa0", " " * MAX_ANSWER_CHARS + item.answer):
             assert not task.admissible(item, nothing)
 
