@@ -33,7 +33,7 @@ test: $(STAMP)  ## lint, types and the whole test suite
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses 8 --dist worksteal
 
 test-slow: $(STAMP)  ## minutes of training: remake the shipped bases and compare
 	@$(BIN)/python -m pytest -m slow

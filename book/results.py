@@ -18,6 +18,7 @@ from minirl.config import nearest
 from minirl.errors import ConfigError
 from minirl.experiments.claims import Claim, Condition, evaluate_claim, holds_when, load_claim
 from minirl.experiments.registry import Technique, claim_path, result_files, results_directory, technique, techniques
+from minirl.experiments.report import fresh_entry, in_short
 from minirl.experiments.rundir import read_json
 from minirl.experiments.staleness import stale_parts
 from minirl.show.figures import effect_forest
@@ -173,8 +174,17 @@ def box(settled: Settled, title: str | None) -> str:
     return (
         f":::{{admonition}} Claim at tier {entry['tier']}: {entry['verdict']}\n:class: claim {entry['verdict']}\n\n"
         f"{stale}{claim.statement.strip()}\n\n{condition_table(entry)}\n{paper_line(claim, title)}\n\n"
-        f"{cost_line(settled)} Registered {claim.registered}.\n:::\n"
+        f"{cost_line(settled)} Registered {claim.registered}.{fresh_line(settled)}\n:::\n"
     )
+
+
+def fresh_line(settled: Settled) -> str:
+    """What the claim came to on fresh seeds, with the effects; nothing if it was not run on any."""
+    again = fresh_entry(settled.item, settled.entry["tier"])
+    if again is None:
+        return ""
+    effects = "; ".join(f"{c['metric']} {arms_text(c)} {effect_cell(c)}" for c in again["conditions"])
+    return f"\n\n**Fresh seeds.** {ranges(again['seeds'])}: {in_short(again)}. {effects}."
 
 
 def rerun_commands(item: Technique) -> list[str]:

@@ -78,8 +78,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     command.add_argument("slug", metavar="SLUG")
     command.add_argument("--tier", default="tiny")
-    command.add_argument("--variant", default="ablations", help="config reproductions/SLUG/TIER-VARIANT.yaml")
-    command.add_argument("--seeds", default=None, metavar="0-4", help="default: the seeds the claim registers")
+    command.add_argument(
+        "--variant", default="ablations", help="config reproductions/SLUG/TIER-VARIANT.yaml; fresh: the tier's own"
+    )
+    command.add_argument("--seeds", default=None, metavar="0-4", help="default: those of the claim; fresh: those after")
     command.add_argument("--jobs", type=int, default=None)
     command.add_argument("--resume", action=argparse.BooleanOptionalAction, default=True, help="continue (default)")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
@@ -160,9 +162,9 @@ def list_techniques(options: argparse.Namespace) -> None:
 
 
 def seeds_asked_for(options: argparse.Namespace, slug: str) -> list[int]:
-    """The seeds of ``--seeds``, or those that the claim registers."""
-    from minirl.experiments.claims import load_claim
+    """The seeds of ``--seeds``, or those that the claim registers; for the variant ``fresh``, those after them."""
     from minirl.experiments.registry import governing_claim, technique, to_register
+    from minirl.experiments.report import settled_claim
     from minirl.experiments.runner import parse_seeds
 
     if options.seeds:
@@ -170,7 +172,7 @@ def seeds_asked_for(options: argparse.Namespace, slug: str) -> list[int]:
     path = governing_claim(technique(slug), options.tier)
     if not path.exists():
         raise MinirlError(f"{to_register(technique(slug))}; until then say which --seeds")
-    return list(load_claim(path).seeds)
+    return list(settled_claim(technique(slug), options.tier, getattr(options, "variant", "")).seeds)
 
 
 def open_notebook(options: argparse.Namespace) -> None:
@@ -255,16 +257,18 @@ def sweep(options: argparse.Namespace) -> None:
 
 def claims(options: argparse.Namespace) -> None:
     from minirl.experiments.claims import render_verdict_table
-    from minirl.experiments.report import all_entries, unsettled_claims
+    from minirl.experiments.report import all_entries, in_short, unsettled_claims
 
     entries = all_entries()
     if options.json:
         print(json.dumps({"schema": 1, "claims": entries}, indent=1))
         return
     for entry in entries:
-        stale = " · STALE: rerun it" if entry["stale"] else ""
+        stale, again = " · STALE: rerun it" if entry["stale"] else "", entry["fresh"]
         print(f"{entry['slug']} ({entry['tier']}): {entry['verdict']}{stale}\n{entry['statement']}\n")
         print(render_verdict_table(entry))
+        if again:
+            print(f"The same on fresh seeds ({len(again['seeds'])} after the registered ones): {in_short(again)}.\n")
     for name in unsettled_claims():
         print(f"{name}: registered, no committed results yet")
 

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import yaml
 
+from minirl.config import Strict, load_model
 from minirl.errors import ConfigError, MinirlError, RunError
 from minirl.experiments import history
 from minirl.experiments.claims import (
@@ -33,6 +34,7 @@ from minirl.experiments.claims import (
 )
 from minirl.experiments.fingerprint import code_hash, code_parts, config_hash, short_hash
 from minirl.experiments.registry import (
+    FRESH,
     Technique,
     claim_path,
     governing_claim,
@@ -50,6 +52,7 @@ from minirl.experiments.report import (
     coverage_rows,
     generated,
     seed_table,
+    settled_claim,
 )
 from minirl.experiments.rundir import read_json
 from minirl.experiments.staleness import STAMP, Stamp, fingerprint_of, load_stamp, standing
@@ -138,7 +141,7 @@ def audit(slugs: Sequence[str] = ()) -> Audit:
     return Audit(tuple(findings), verdicts, files)
 
 
-def _one_line(error: BaseException) -> str:
+def _one_line(error: BaseException | str) -> str:
     return " ".join(str(error).split())
 
 
@@ -158,7 +161,7 @@ def _audit_results(
     claim_file = governing_claim(item, tier) if variant else claim_path(item, tier)
     if not claim_file.exists():
         raise RunError(f"there are results, but no {claim_file.name}; register a claim before running")
-    claim = load_claim(claim_file)
+    claim = settled_claim(item, tier, variant)
     files = result_files(item, tier, variant)
     documents = {file: document for file in files if isinstance(document := read_json(file), dict)}
     broken = found("failure", (f"{file.name}: holds no results document" for file in files if file not in documents))
@@ -187,11 +190,13 @@ def _audit_results(
         found("warning", [f"stale, these have changed since: {', '.join(now.stale)}"])
     if now.stamp is not None:
         found("note", [f"code changed since ({', '.join(now.changed)}); {now.stamp.words()}"])
-    if variant or broken:
+    if variant not in ("", FRESH) or broken:
         return None
     names = [str(file.relative_to(project_root())) for file in files]
     entry = to_json(evaluate_claim(claim, list(documents.values()), names), stale=bool(now.stale))
-    found("failure", _wrong_summary(item, tier, entry))
+    found("failure", _wrong_summary(item, tier, variant, entry))
+    if variant:
+        return None
     for level, text in _wrong_notebook(item, tier, documents[files[0]], entry):
         found(level, [text])
     return entry
@@ -257,9 +262,9 @@ def _wrong_configs(documents: Mapping[Path, Mapping[str, Any]]) -> Iterator[str]
 # --- What quotes them -----------------------------------------------------------------------------------------------
 
 
-def _wrong_summary(item: Technique, tier: str, entry: Mapping[str, Any]) -> list[str]:
+def _wrong_summary(item: Technique, tier: str, variant: str, entry: Mapping[str, Any]) -> list[str]:
     """Where ``summary.json`` says something else than ``entry``; whether it is stale is another matter."""
-    path = results_directory(item, tier) / "summary.json"
+    path = results_directory(item, tier, variant) / "summary.json"
     if not path.exists():
         return [f"there is no {path.name}; `minirl report` writes it"]
     stored = read_json(path)
@@ -367,14 +372,35 @@ def registration(claim_file: Path, results: Path) -> tuple[history.Commit | None
     None where git has no such commit.
     """
     first = history.first_with(results)
-    versions = history.commits_of(claim_file)
+    texts = versions_of(claim_file)
     if first is not None:
-        versions = [version for version in versions if history.is_before(version.sha, first.sha)]
-    if not versions:
+        texts = {version: text for version, text in texts.items() if history.is_before(version.sha, first.sha)}
+    if not texts:
         return None, first
-    text = history.content(versions[-1].sha, claim_file)
+    last = list(texts.values())[-1]
     # The first that brought this text: merges list it once more.
-    return next(version for version in versions if history.content(version.sha, claim_file) == text), first
+    return next(version for version, text in texts.items() if text == last), first
+
+
+def versions_of(file: Path) -> dict[history.Commit, bytes]:
+    """What a file held in each commit that changed it, oldest first; without those that removed it."""
+    texts = {version: history.content(version.sha, file) for version in history.commits_of(file)}
+    return {version: text for version, text in texts.items() if text is not None}
+
+
+class Recovered(Strict):
+    """``reproductions/recovered.yaml``: techniques whose history is lost, so that git cannot show their claim to have
+    come before the results. It says so in the open instead of keeping the audit quiet about it."""
+
+    why: str
+    slugs: list[str]
+
+
+def lost_history(item: Technique) -> str | None:
+    """Why the order of claim and results of a technique cannot be seen; None if it can."""
+    path = project_root() / "reproductions" / "recovered.yaml"
+    known = load_model(path, Recovered) if path.exists() else None
+    return _one_line(known.why) if known is not None and item.slug in known.slugs else None
 
 
 def _out_of_order(
@@ -388,15 +414,15 @@ def _out_of_order(
     """What git says against the claim having come first and stayed as it was."""
     name, claim = claim_file.name, load_claim(claim_file)
     registered, first = registration(claim_file, results_directory(item, tier, variant))
-    versions = history.commits_of(claim_file)
-    texts = {version.sha: history.content(version.sha, claim_file) for version in versions}
+    held = versions_of(claim_file)
+    versions, texts = list(held), {version.sha: text for version, text in held.items()}
     here = registered_part(claim_file.read_bytes())
     if "extends" in here:
         yield "failure", f"{name} extends another file, which the hash in the results does not cover"
     if not versions:
         yield "failure", f"{name} is not committed, so nothing shows that it came before the results"
         return
-    hashes = {_sha256(text): sha for sha, text in texts.items() if text is not None}
+    hashes = {_sha256(text): sha for sha, text in texts.items()}
     made_under = {str(document.get("claim_sha256")) for document in documents.values()}
     for unknown in sorted(made_under - hashes.keys()):
         files = [file.name for file, document in documents.items() if str(document.get("claim_sha256")) == unknown]
@@ -406,6 +432,9 @@ def _out_of_order(
         registered = None
     elif first is None:
         registered = versions[-1]  # results that are not committed; said elsewhere
+    elif first in held and (reason := lost_history(item)):
+        yield "warning", f"{name} came with its first results, in commit {first}: {reason}"
+        registered = first
     elif registered is None:
         yield "failure", f"{name} came with or after its first results, which are in commit {first}"
     elif str(claim.registered) > first.date[:10]:

@@ -189,6 +189,12 @@ def load_claim(path: Path) -> Claim:
     return load_model(path, Claim)
 
 
+def on_fresh_seeds(claim: Claim) -> Claim:
+    """The same claim about as many seeds, those that follow the registered ones: nobody chooses them either."""
+    after = max(claim.seeds) + 1
+    return claim.model_copy(update={"seeds": list(range(after, after + len(claim.seeds)))})
+
+
 def sha256_of(path: Path) -> str:
     """Hex SHA-256 of the bytes of ``path``; results store that of their claim."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()

@@ -88,9 +88,17 @@ def technique(slug: str) -> Technique:
     return known[slug]
 
 
+FRESH = "fresh"  # a variant with the tier's own config, on seeds that its claim does not name
+
+
 def label(tier: str, variant: str = "") -> str:
     """Name of a config, its runs and its results: the tier, or ``<tier>-<variant>`` for a second config of it."""
     return f"{tier}-{variant}" if variant else tier
+
+
+def config_path(item: Technique, tier: str, variant: str = "") -> Path:
+    """The config of a tier, or of its variant; the variant ``fresh`` is the tier's own."""
+    return item.reproduction / f"{label(tier, '' if variant == FRESH else variant)}.yaml"
 
 
 def run_directory(slug: str, tier: str, variant: str, seed: int) -> Path:

@@ -12,8 +12,9 @@ from typing import Any
 from minirl.errors import ConfigError, RunError
 from minirl.evaluation.intervals import item_interval, t_interval
 from minirl.experiments.checksums import damage
-from minirl.experiments.claims import Claim, evaluate_claim, holds_when, load_claim, to_json
+from minirl.experiments.claims import Claim, evaluate_claim, holds_when, load_claim, on_fresh_seeds, to_json
 from minirl.experiments.registry import (
+    FRESH,
     Technique,
     claim_path,
     governing_claim,
@@ -47,10 +48,34 @@ def claim_entry(item: Technique, tier: str) -> dict[str, Any] | None:
     return to_json(evaluate_claim(claim, documents, shown), stale=bool(stale_parts(item, tier, documents)))
 
 
+def settled_claim(item: Technique, tier: str, variant: str = "") -> Claim:
+    """The claim that results are about: the tier's own for the tier, on other seeds for the variant ``fresh``, and for
+    any other variant the one that says which seeds to run."""
+    claim = load_claim(governing_claim(item, tier) if variant else claim_path(item, tier))
+    return on_fresh_seeds(claim) if variant == FRESH else claim
+
+
+def fresh_entry(item: Technique, tier: str) -> dict[str, Any] | None:
+    """As :func:`claim_entry` for the claim on fresh seeds; None if it was not run on any."""
+    files = result_files(item, tier, FRESH)
+    if not files:
+        return None
+    documents = [read_json(file) for file in files]
+    shown = [str(file.relative_to(project_root())) for file in files]
+    settled = evaluate_claim(settled_claim(item, tier, FRESH), documents, shown)
+    return to_json(settled, stale=bool(stale_parts(item, tier, documents, FRESH)))
+
+
+def in_short(entry: Mapping[str, Any]) -> str:
+    """The verdict of an entry and how many of its conditions hold: ``supported, 5 of 5``."""
+    hold = sum(condition["verdict"] == "supported" for condition in entry["conditions"])
+    return f"{entry['verdict']}, {hold} of {len(entry['conditions'])}"
+
+
 def all_entries() -> list[dict[str, Any]]:
-    """Entries of every claim that has results, in registry order."""
-    found = [claim_entry(item, tier) for item in techniques() for tier in item.tiers()]
-    return [entry for entry in found if entry is not None]
+    """Entries of every claim that has results, in registry order; under ``fresh`` the one on fresh seeds, or None."""
+    found = [(claim_entry(item, tier), fresh_entry(item, tier)) for item in techniques() for tier in item.tiers()]
+    return [entry | {"fresh": again} for entry, again in found if entry is not None]
 
 
 def unsettled_claims() -> list[str]:
@@ -141,7 +166,7 @@ def publish(slug: str, tier: str, directories: list[Path], variant: str = "") ->
     target = results_directory(item, tier, variant)
     documents = [_with_manifest(directory) for directory in directories]
     seeds = sorted(document["seed"] for document in documents)
-    registered = load_claim(governing_claim(item, tier) if variant else claim_path(item, tier)).seeds
+    registered = settled_claim(item, tier, variant).seeds
     if seeds != sorted(registered):
         raise RunError(f"publishing needs exactly the registered seeds {list(registered)}, got {seeds}")
     target.mkdir(parents=True, exist_ok=True)
@@ -153,9 +178,8 @@ def publish(slug: str, tier: str, directories: list[Path], variant: str = "") ->
         write_atomically(target / "notebook.ipynb", _without_machine(first / "notebook.ipynb"))
     if (first / "figure.png").exists():
         write_atomically(target / "figure.png", (first / "figure.png").read_bytes())
-    if not variant:
-        entry = claim_entry(item, tier)
-        write_json(target / "summary.json", entry)
+    if variant in ("", FRESH):
+        write_json(target / "summary.json", fresh_entry(item, tier) if variant else claim_entry(item, tier))
     return target
 
 
@@ -203,6 +227,8 @@ def coverage_rows(item: Technique, entries: Iterable[Mapping[str, Any]]) -> list
         first = entry["conditions"][0]
         effect = f"{first['metric']} {_effect(first)}"
         verdict = f"**{entry['verdict']}**" + (STALE_BADGE if entry["stale"] else "")
+        if again := fresh_entry(item, entry["tier"]):
+            verdict += f"; fresh seeds: {again['verdict']}"
         rows.append(
             f"| {title} | {item.family} | {entry['tier']} | {effect} | {verdict} | {len(entry['seeds'])} "
             f"| {entry['core_s']:.0f} |"
@@ -237,10 +263,10 @@ def regenerate(check: bool = False) -> list[Path]:
     wanted[readme] = replace_generated(readme.read_text(encoding="utf-8"), "coverage", coverage_table())
     for item in techniques():
         for tier in item.tiers():
-            entry = claim_entry(item, tier)
-            if entry is not None:
-                path = results_directory(item, tier) / "summary.json"
-                wanted[path] = json.dumps(entry, indent=1, allow_nan=False) + "\n"
+            for variant, entry in (("", claim_entry(item, tier)), (FRESH, fresh_entry(item, tier))):
+                if entry is not None:
+                    path = results_directory(item, tier, variant) / "summary.json"
+                    wanted[path] = json.dumps(entry, indent=1, allow_nan=False) + "\n"
     changed = [path for path, text in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     if not check:
         for path in changed:

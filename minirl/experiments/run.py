@@ -53,6 +53,7 @@ from minirl.experiments.checksums import (
 from minirl.experiments.fingerprint import changes, fingerprint
 from minirl.experiments.registry import (
     claim_path,
+    config_path,
     label,
     load_module,
     method_class,
@@ -89,11 +90,13 @@ SCRATCH = ".policy.tmp"  # one name: what a killed process left is cleared away
 def load_experiment(slug: str, tier: str, overrides: Any = None, variant: str = "") -> Experiment:
     """The config ``reproductions/<slug>/<tier>.yaml`` (or ``<tier>-<variant>.yaml``) with overrides.
 
+    The variant ``fresh`` is the tier's own config once more, for other seeds.
+
     ``overrides`` is a mapping, a list of ``key=value`` or one string of them separated by spaces. Raises
     :class:`ConfigError` for anything that is not exactly right.
     """
     item = technique(slug)
-    path = item.reproduction / f"{label(tier, variant)}.yaml"
+    path = config_path(item, str(tier), variant)
     if not isinstance(tier, str) or not NAME.fullmatch(label(tier, variant)) or not path.exists():
         raise ConfigError(f"{slug} has no config {path.name[-80:]}.{nearest(tier, item.tiers())}")
     if isinstance(overrides, str):

@@ -20,6 +20,7 @@ from minirl.experiments.audit import differences, manifest_of, not_in_commit
 from minirl.experiments.claims import sha256_of
 from minirl.experiments.fingerprint import GIVEN, changes, code_parts, fingerprint, short_hash
 from minirl.experiments.registry import (
+    FRESH,
     Technique,
     claim_path,
     label,
@@ -91,6 +92,8 @@ def committed(slugs: Sequence[str], tier: str, seeds: Sequence[int], variant: st
     found = []
     for item in [technique(slug) for slug in slugs] or techniques():
         variants = [other for of, other in published(item) if of == tier and result_files(item, of, other)]
+        if variant != FRESH:  # its seeds are other ones: ask for both
+            variants = [other for other in variants if other != FRESH]
         if slugs and not variants:
             raise ConfigError(f"{item.slug} has no committed results at {tier}, so there is nothing to verify")
         if slugs and variant is not None and variant not in variants:

@@ -35,6 +35,7 @@ from minirl.experiments.fingerprint import code_parts, short_hash
 from minirl.experiments.registry import (
     Technique,
     claim_path,
+    config_path,
     governing_claim,
     label,
     project_root,
@@ -227,7 +228,7 @@ def _verified(now: Standing) -> dict[str, Any] | None:
 
 
 def _config(item: Technique, tier: str, variant: str, document: Mapping[str, Any]) -> dict[str, Any]:
-    path = item.reproduction / f"{label(tier, variant)}.yaml"
+    path = config_path(item, tier, variant)
     return {
         "file": _shown(path),
         "commit": _commit(history.last_change(path)),

@@ -258,6 +258,30 @@ def test_a_claim_that_came_with_its_results(root):
     (said,) = found()
     assert said.startswith("score (tiny): claim.yaml came with or after its first results, which are in commit ")
 
+    # A history that was lost is told, and what happens after it is watched.
+    lost = {"why": "a fire in the archive", "slugs": ["score"]}
+    (root / "reproductions" / "recovered.yaml").write_text(yaml.safe_dump(lost))
+    assert found() == []
+    (said,) = [line for line in found("warning") if "first results" in line]
+    assert said.startswith("score (tiny): claim.yaml came with its first results, in commit ")
+    assert said.endswith(": a fire in the archive")
+    edit_claim(root, lower_the_bar)
+    commit(root, "an easier claim")
+    assert any("'conditions' changed after the first results, in commit" in said for said in found())
+
+
+def test_a_claim_that_was_away_for_a_while(root):
+    claim, results = (root / CLAIM_FILE).read_bytes(), root / RESULTS
+    shutil.move(results, root.parent / "kept")
+    steps = [
+        lambda: commit(root, "claim"),
+        lambda: ((root / CLAIM_FILE).unlink(), commit(root, "put off")),
+        lambda: ((root / CLAIM_FILE).write_bytes(claim), commit(root, "taken up again")),
+        lambda: (shutil.move(root.parent / "kept", results), commit(root, "results")),
+    ]
+    rewrite_history(root, steps)
+    assert found() == []
+
 
 @pytest.fixture
 def sharpened(root):
