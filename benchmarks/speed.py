@@ -399,6 +399,8 @@ def page() -> str:
     sections = []
     for path in sorted(RESULTS.glob("*.json")):
         results = json.loads(path.read_text(encoding="utf-8"))
+        if "workload" not in results:  # another benchmark's
+            continue
         machine, work = results["machine"], results["workload"]
         versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
         sections.append(

@@ -13,6 +13,7 @@ A claim is therefore judged by the :func:`wider` of the two. All functions raise
 wrong number of axes or a value that is not finite.
 """
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -55,13 +56,18 @@ def crossed_bootstrap(values: ArrayLike, *, draws: int = 2000, seed: int = 0) ->
     random numbers depend only on ``draws``, ``seed`` and the shape, so the interval is reproducible.
     """
     values = _finite(values, axes=2)
-    rng = np.random.default_rng(seed)
-    seed_weights, item_weights = (  # how often each was taken, as a fraction: [draws, S] and [draws, N]
-        rng.multinomial(size, np.full(size, 1 / size), size=draws) / size for size in values.shape
-    )
+    seed_weights, item_weights = _taken((values.shape[0], values.shape[1]), draws, seed)
     means = np.einsum("dn,dn->d", seed_weights @ values, item_weights)  # [draws]
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(float(low), float(high))
+
+
+@functools.lru_cache(maxsize=8)  # a claim asks for the same shape again and again; drawing is all the cost
+def _taken(shape: tuple[int, int], draws: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """How often each seed and item was taken, as a fraction: [draws, S] and [draws, N]."""
+    rng = np.random.default_rng(seed)
+    seeds, items = (rng.multinomial(size, np.full(size, 1 / size), size=draws) / size for size in shape)
+    return seeds, items
 
 
 def item_interval(values: ArrayLike) -> Interval:
