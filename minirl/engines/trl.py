@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset
 from peft import PeftModel
@@ -126,7 +127,7 @@ class WithoutAdapter(Policy):
             return super().logits(ids, group, shared)
 
 
-def score(**_: Any) -> list[float]:
+def score(**_: Any) -> list[float | None]:
     """TRL wants a reward function and shows its name. Scores come with the rollouts, so nobody calls it."""
     raise NotImplementedError
 
@@ -149,6 +150,10 @@ class PhaseTrainer(GRPOTrainer):
     adapter on the model. Raises :class:`ConfigError` for what TRL cannot express.
     """
 
+    model: Any  # TRL's annotations allow for what is not there before training
+    optimizer: Any
+    _logs: Any
+
     def __init__(
         self,
         policy: Policy,
@@ -166,6 +171,7 @@ class PhaseTrainer(GRPOTrainer):
         self.task, self.level, self.run_seed = get(task.name), task.level, seed
         if policy.device.type == "cpu":
             settings = {"use_cpu": True, "bf16": False, **settings}
+        ranks = PartialState(cpu=settings.get("use_cpu", False)).num_processes
         # The copy comes first: TRL gives the model another `forward`, and a copy of that would run the original.
         frozen = policy.frozen_copy() if peft_config is None else None
         base = policy.model.get_base_model() if isinstance(policy.model, PeftModel) else policy.model
@@ -173,7 +179,7 @@ class PhaseTrainer(GRPOTrainer):
         super().__init__(
             model=policy.model,
             reward_funcs=[score],
-            args=grpo_config(train, seed, directory, **settings),
+            args=grpo_config(train, seed, directory, ranks, **settings),
             train_dataset=Dataset.from_dict({"index": list(range(train.updates * train.prompts))}),
             processing_class=policy.tokenizer,
             peft_config=peft_config,
@@ -210,7 +216,7 @@ class PhaseTrainer(GRPOTrainer):
         totals = Totals(sum(episodes_of), max(1, sum(tokens)), max(longest))
         penalised = any(gather_object([bool(credit.kl.any())]))
         self.update = Update(phase, totals, penalised, rollouts.shared, rollouts.scores.shape[1])
-        self.note({**stats, **credit.stats}, len(everywhere))
+        self.note({**stats, **credit.stats}, mean=True)
         self.note({"tokens": float(rollouts.generated_tokens())})
         self.show(rollouts, credit)
         batch = {name: getattr(rollouts, name) for name in ("ids", "turn", "logprobs")}
@@ -269,14 +275,14 @@ class PhaseTrainer(GRPOTrainer):
         seed = derive_seed(self.run_seed, purpose, update, *([rank] if rank else []))
         return torch.Generator().manual_seed(seed)
 
-    def note(self, stats: Mapping[str, float], over: int = 1) -> None:
-        """Log the sums of ``stats`` over ranks, divided by ``over``, beside what TRL logs."""
-        sums: dict[str, float] = defaultdict(float)
+    def note(self, stats: Mapping[str, float], mean: bool = False) -> None:
+        """Log ``stats`` beside what TRL logs: the sum over ranks, or the mean over those that have it."""
+        found: dict[str, list[float]] = defaultdict(list)
         for part in gather_object([dict(stats)]):
             for name, value in part.items():
-                sums[name] += value / over
-        for name, value in sums.items():
-            self._metrics["train"][name].append(value)
+                found[name].append(value)
+        for name, values in found.items():
+            self._metrics["train"][name].append(sum(values) / (len(values) if mean else 1))
 
     def show(self, rollouts: Rollouts, credit: Credit) -> None:
         """Fill TRL's table of completions, which ``log_completions`` writes."""
