@@ -306,6 +306,9 @@ class PhaseTrainer(GRPOTrainer):
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
+    def _send_telemetry(self) -> None:
+        """Nothing: TRL would tell its makers of every trainer."""
+
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         if not self.args.fp16 and norm is not None and not math.isfinite(norm):  # float16 expects it, and rescales
