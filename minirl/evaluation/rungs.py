@@ -1,4 +1,4 @@
-"""How far help has been left behind: what is right after so many steps of the reference, and which facts are known where.
+"""What is right after so many steps of the reference have been shown, and which facts are known at which place.
 
 ============ ========================================================================================
 metric       meaning
@@ -31,7 +31,7 @@ def by_rung(policy: Policy, task: Gaps, items: Sequence[Item], *, samples: int, 
 
 def rare_steps(rollouts: Rollouts) -> list[float]:
     """For each place in an answer, the share of its rare steps that follow from the digit written before them. A step
-    that is missing, or restated wrongly, is wrong, and so is one after a step without a digit; NaN where none is rare."""
+    that is missing, or restated wrongly, is wrong, and so is one after no digit. NaN where no step is rare."""
     right: list[list[bool]] = [[] for _ in range(STEPS)]
     for item, (answer,) in zip(rollouts.items, rollouts.answers, strict=True):
         value, operations = problem(item)
