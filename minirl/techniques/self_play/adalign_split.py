@@ -63,7 +63,9 @@ def same_hands(
     """``games`` games of the policy with itself for every ``games``-th item, both players of each; the rows of a deal
     have the same ``group``."""
     if not isinstance(task, TrustSplit) or turns != task.turns(items[0].level):
-        raise ConfigError(f"train.turns {turns}: set it to the moves of a player in the game, which has to be trust_split")
+        raise ConfigError(
+            f"train.turns {turns}: set it to the moves of a player in the game, which has to be trust_split"
+        )
     played = [item for item in items[::games] for _ in range(games)]
     rollouts = play(
         task, played, [(policy, policy)] * len(played), learner=policy, generator=generator, temperature=temperature
