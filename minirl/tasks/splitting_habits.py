@@ -1,5 +1,6 @@
-"""Trust-and-Split (:mod:`minirl.tasks.trust_split`) as people with habits play it: whoever is read about grabs always,
-is always fair, is fair to those who are, or does the opposite of that. Three in four tell the truth, the others say anything.
+"""Trust-and-Split (:mod:`minirl.tasks.trust_split`) as people with habits play it: who is read about grabs always, is
+always fair, is fair to those who are, or does the opposite of that. Three in four tell the truth, the others say
+anything.
 
 For pretraining: to guess what somebody will do next one has to read who holds what and what both have done so far.
 """

@@ -101,12 +101,12 @@ def test_it_is_a_dilemma():
     assert sum(both_fair) / 2 == pytest.approx(3) and sum(both_grab) / 2 == pytest.approx(2)
     assert tempted == pytest.approx(3.5, abs=0.1) and sucker == pytest.approx(1.5, abs=0.1)
     assert tempted > 3 > 2 > sucker  # T > R > P > S: grabbing is better against the fair and against grabbers,
-    assert 2 * 3 > tempted + sucker  # and taking turns in being robbed is no way out
+    assert tempted + sucker < 2 * 3  # and taking turns in being robbed is no way out
 
 
 def test_words_help_only_those_who_are_believed():
-    # Fair to each other, but one of them says anything: with a losing hand (1/2) the other holds what beats its own, and
-    # hears that in a third of the rounds, its own hand (then it claims all) in a third, and a loser in a third.
+    # Fair to each other, but one of them says anything. It hears the truth; the other one hears, a third of the
+    # rounds each, what beats its hand (then it leaves the coins), its own hand, and what loses to it (then it claims all).
     def chatter(game, deal, moves, player, rng):
         return fair(game, deal, moves, player, rng) if len(moves) % 4 else rng.choice("rps")
 

@@ -1,9 +1,9 @@
 """Advantage Alignment where need is private: Trust-and-Split.
 
-Piche et al. 2025, arXiv 2511.19405. The credit is that of :mod:`minirl.techniques.self_play.adalign`, to the letter. What
-is new is the game (:mod:`minirl.tasks.trust_split`), which the paper introduces: whoever needs the coins more should
-have them, only words can say who that is, and the one who should leave them alone gets nothing for it, except that the
-roles change from round to round.
+Piche et al. 2025, arXiv 2511.19405. The credit is that of :mod:`minirl.techniques.self_play.adalign`. What is new is
+the game, which the paper introduces (:mod:`minirl.tasks.trust_split`): whoever needs the coins more should have them,
+only words can say who that is, and the one who should leave them alone gets nothing for it, except that the roles
+change from round to round.
 
 And luck: who holds winning hands gets more, whatever it does. So games are compared with games of the same hands, as
 the paper does whose groups start from the same state: ``games`` of every deal, and A is the return-to-go less its mean
