@@ -9,6 +9,7 @@ yielding         share of the rounds with a losing hand in which the policy clai
 honesty          share of its messages that name the hand it holds, against itself
 payoff/NAME      reward a round of the policy against NAME, one of the :data:`OPPONENTS`
 yielding/NAME    ``yielding`` against NAME
+reciprocity      ``yielding/fair`` less ``yielding/grabber``: 1 leaves the coins to the fair and to nobody else
 ================ =====================================================================================
 
 A round that was not played, because a move that is not legal had ended the game, brings nothing, and in it nobody says
@@ -79,4 +80,6 @@ def evaluate_splits(
         found = by_row(played)
         values |= {f"{metric}/{name}": found[metric] for metric in ("payoff", "yielding")}
         tokens += played.generated_tokens()
+    to_whom = zip(values["yielding/fair"], values["yielding/grabber"], strict=True)
+    values["reciprocity"] = [fairly - meekly for fairly, meekly in to_whom]
     return Evaluation({name: sum(of_all) / len(of_all) for name, of_all in values.items()}, values, tokens), own

@@ -106,7 +106,8 @@ def test_it_is_a_dilemma():
 
 def test_words_help_only_those_who_are_believed():
     # Fair to each other, but one of them says anything. It hears the truth; the other one hears, a third of the
-    # rounds each, what beats its hand (then it leaves the coins), its own hand, and what loses to it (then it claims all).
+    # rounds each, what beats its hand (then it leaves the coins), its own hand, and what loses to it (then it claims
+    # all).
     def chatter(game, deal, moves, player, rng):
         return fair(game, deal, moves, player, rng) if len(moves) % 4 else rng.choice("rps")
 

@@ -9,7 +9,9 @@ from minirl.errors import ConfigError
 from minirl.evaluation.splits import OPPONENTS, by_row, evaluate_splits, honesty, yielding
 from minirl.loops import Learner, run_phases
 from minirl.rollouts.episodes import Rollouts
+from minirl.rollouts.opponents import Pool
 from minirl.tasks import Item, get
+from minirl.tasks.splitting_habits import fair
 from minirl.tasks.trust_split import hands
 from minirl.techniques.self_play.adalign import AdAlign
 from minirl.techniques.self_play.adalign_split import AdAlignSplit, game_stats, same_hands
@@ -91,11 +93,11 @@ def test_who_never_had_to_yield_has_not(monkeypatch):
 
 
 def test_evaluation_by_hand(four, monkeypatch):
-    """A policy that grabs from others and is fair to itself, in the place of the one that is asked."""
+    """A policy that is fair to itself, grabs from others, and once not from the fair one, in the place of ours."""
 
     def scripted(policy, game, items, other, **_):
         # Both rows of a game stand here against others, too, where there would be one.
-        record = "rp02ps02sr02sp20" if other is policy else "rp22ps22sr22sp22"
+        record = "rp02ps02sr02sp20" if other is policy else "rp02ps22sr22sp22" if other is fair else "rp22ps22sr22sp22"
         return games(*[record] * (len(items) if other is policy else 1))
 
     monkeypatch.setattr("minirl.evaluation.splits.match", scripted)
@@ -103,14 +105,20 @@ def test_evaluation_by_hand(four, monkeypatch):
     assert evaluation.items["payoff"] == [3, 3] and evaluation.items["yielding"] == [1, 1]  # 6 a round, of two
     assert evaluation.items["honesty"] == [1, 1]
     assert evaluation.items["payoff/grabber"] == [1.5, 2.5]  # 1 + 1 + 1 + 3, or 3 + 3 + 3 + 1
-    assert evaluation.items["yielding/fair"] == [0, 0]
+    # From round 1 the first player left the coins to the fair one, who has never had to leave them to it.
+    assert evaluation.items["yielding/fair"] == [1 / 3, 0] and evaluation.items["yielding/grabber"] == [0, 0]
+    assert evaluation.items["reciprocity"] == [1 / 3, 0]
     assert len(own.items) == 4
 
 
 def test_evaluation_has_an_item_a_game():
     evaluation, rollouts = evaluate_splits(POLICY, GAME, GAME.items(5, range(4), 1), seed=1)
     against = [f"{metric}/{name}" for name in OPPONENTS for metric in ("payoff", "yielding")]
-    assert {"payoff", "yielding", "honesty", *against} == evaluation.items.keys() == evaluation.metrics.keys()
+    assert (
+        {"payoff", "yielding", "honesty", "reciprocity", *against}
+        == evaluation.items.keys()
+        == evaluation.metrics.keys()
+    )
     for name, values in evaluation.items.items():
         assert len(values) == 4 and evaluation.metrics[name] == pytest.approx(sum(values) / 4)
     assert len(rollouts.items) == 8
@@ -130,6 +138,21 @@ def test_games_of_a_deal_are_a_group():
     ]
     records = [item.answer for item in rollouts.items]
     assert records[0] == records[1] and records[0] != records[2]  # the same hands, other moves
+
+
+def test_half_of_the_deals_are_played_against_the_past():
+    items, pool = GAME.items(0, range(4), 1), Pool(2, 1)
+    settings = {"games": 2, "turns": TURNS, "temperature": 1.0}
+    empty = same_hands(POLICY, GAME, items, generator=noise(), pool=pool, **settings)
+    assert [item.prompt[:2] for item in empty.items] == ["S1", "S2"] * 4
+    pool.learned(sharp_policy(1))
+    rollouts = same_hands(POLICY, GAME, items, generator=noise(), pool=pool, **settings)
+    assert [item.prompt[:2] for item in rollouts.items] == ["S1", "S2"] * 4
+    assert rollouts.group.tolist() == [0] * 4 + [1] * 4
+    records = [item.answer for item in rollouts.items]
+    assert records[0] == records[1] and records[2] == records[3]  # two games with both players of the first deal,
+    assert len(set(records[4:])) > 2  # and four of the second with one: as many rows
+    assert {record.partition(":")[0] for record in records[4:]} == {items[2].prompt}
 
 
 def test_luck_is_no_credit(four):
@@ -160,24 +183,26 @@ def test_the_credit_is_that_of_adalign(four):
 def test_the_game_and_the_number_of_moves_must_fit():
     for task, turns in (("trust_split", 4), ("dilemma", 4)):
         items = get(task).items(0, range(2), 1)
-        with pytest.raises(ConfigError, match=rf"^train\.turns {turns}: set it to the moves of a player in the game"):
+        with pytest.raises(ConfigError, match=rf"^train\.turns {turns}: set it to a player's moves in the game"):
             same_hands(POLICY, get(task), items, turns=turns, games=2, temperature=1.0, generator=noise())
 
 
-@pytest.mark.parametrize("settings", [{"games": 3}, {"games": 1}, {"games": 2, "pool": 1}])
+@pytest.mark.parametrize("settings", [{"games": 3, "pool": 0}, {"games": 1}, {"games": 4, "pool": 1}])
 def test_deals_must_fill_the_batch(settings):
-    with pytest.raises(ConfigError, match=r"^train\.prompts 4: must be a multiple of games, 2 or more; pool must be 0"):
+    with pytest.raises(ConfigError, match=r"^train\.prompts 4: a multiple of games, of 2 · games"):
         AdAlignSplit(**settings).phases(train_config())
 
 
 def test_one_phase_of_self_play():
-    (phase,) = AdAlignSplit(games=2, decay=0.5).phases(train_config())
+    (phase,) = AdAlignSplit(games=2, decay=0.5, pool=0).phases(train_config())
     assert (phase.name, phase.updates, phase.reference_decay, phase.memory) == ("self-play", 2, 0.5, None)
+    (phase,) = AdAlignSplit(games=2, pool=3, every=2).phases(train_config())
+    assert (phase.memory.size, phase.memory.every) == (3, 2)
     assert phase.roll_out.func is same_hands and phase.stats is game_stats
-    assert phase.roll_out.keywords == {"games": 2, "turns": TURNS, "temperature": 1.0}
+    assert phase.roll_out.keywords == {"pool": phase.memory, "games": 2, "turns": TURNS, "temperature": 1.0}
 
 
-@pytest.mark.parametrize("settings", [{}, {"beta": 0, "paid": "sum"}, {"other": "stranger"}])
+@pytest.mark.parametrize("settings", [{}, {"pool": 0, "beta": 0, "paid": "sum"}, {"other": "stranger", "every": 1}])
 def test_training_runs_and_learns_something(settings):
     learner = Learner(sharp_policy(), TaskConfig(name="trust_split", level=1), train_config(), seed=0)
     before = [p.clone() for p in learner.policy.model.parameters()]

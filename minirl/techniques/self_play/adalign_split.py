@@ -14,17 +14,19 @@ Departures from the paper
 1. A coin is worth 3 to the one with the winning hand, not 10; there are two coins, not ten; eight rounds. Both players
    speak once a round and at the same time, a character, instead of in turn and in language.
 2. The base has read games of people with habits (:mod:`minirl.tasks.splitting_habits`); the paper's model is kind.
-3. All departures of ``adalign``: a KL to a reference that follows the policy, its β and γ, moves that are none, the
-   mean of c, ``other: stranger``. There is no buffer of past selves here.
+3. The departures of ``adalign``: a KL for the entropy bonus, another β, moves that are none, the mean of c, the weight
+   γ^t, ``other: stranger``. But here half of the deals are played against past selves, as in the paper, since without
+   them a policy that is fair to itself forgets that there are grabbers; and the reference stays where it is.
 """
 
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import ClassVar
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from minirl.config import TrainConfig
 from minirl.errors import ConfigError
@@ -33,6 +35,7 @@ from minirl.evaluation.splits import evaluate_splits as evaluate
 from minirl.policy.models import Policy
 from minirl.rollouts.episodes import Rollouts
 from minirl.rollouts.games import play
+from minirl.rollouts.opponents import Pool
 from minirl.tasks import Item, Task
 from minirl.tasks.trust_split import TrustSplit
 from minirl.techniques.base import Phase
@@ -42,34 +45,46 @@ __all__ = ["AdAlignSplit", "alignment", "evaluate", "game_stats", "per_seat", "s
 
 
 class AdAlignSplit(AdAlign):
-    """``adalign`` in Trust-and-Split; ``games`` are played of every deal, and compared with each other."""
+    """``adalign`` in Trust-and-Split; ``games`` are played of every deal, and compared with each other. As in the paper
+    half of the deals are played against one of ``pool`` past selves, unless that is 0."""
 
     name: ClassVar[str] = "adalign_split"
-    gamma: float = Field(default=0.8, gt=0, le=1)
+    beta: float = Field(default=4.0, ge=0)
+    gamma: float = Field(default=0.9, gt=0, le=1)
+    kl: float = Field(default=1.0, ge=0)
+    decay: float = Field(default=1.0, ge=0, le=1)
+    pool: NonNegativeInt = 8
+    every: PositiveInt = 5
     games: PositiveInt = 8
 
     def phases(self, train: TrainConfig) -> list[Phase]:
         (phase,) = super().phases(train)
-        if self.pool or self.games < 2 or train.prompts % self.games:
-            raise ConfigError(f"train.prompts {train.prompts}: must be a multiple of games, 2 or more; pool must be 0")
+        if self.games < 2 or train.prompts % (self.games * (2 if self.pool else 1)):
+            raise ConfigError(
+                f"train.prompts {train.prompts}: a multiple of games (2 or more), of 2 · games with a pool"
+            )
         settings = {"games": self.games, "turns": train.turns, "temperature": train.temperature}
-        return [replace(phase, roll_out=partial(same_hands, **settings), stats=game_stats)]  # type: ignore[arg-type, type-var]
+        roll_out = partial(same_hands, pool=phase.memory, **settings)  # type: ignore[union-attr, arg-type]
+        return [replace(phase, roll_out=roll_out, stats=game_stats)]  # type: ignore[type-var]
 
 
 def same_hands(
     policy: Policy, task: Task, items: Sequence[Item], *, generator: torch.Generator, games: int, turns: int,
-    temperature: float,
+    temperature: float, pool: Pool | None = None,
 ) -> Rollouts:  # fmt: skip
-    """``games`` games of the policy with itself for every ``games``-th item, both players of each; the rows of a deal
-    have the same ``group``."""
+    """Both players of ``games`` games of the policy with itself for every ``games``-th item; or, if ``pool`` has
+    members, for half of these items ``games`` from either seat against one of them. The rows of a deal have the same
+    ``group``."""
     if not isinstance(task, TrustSplit) or turns != task.turns(items[0].level):
-        raise ConfigError(
-            f"train.turns {turns}: set it to the moves of a player in the game, which has to be trust_split"
-        )
-    played = [item for item in items[::games] for _ in range(games)]
-    rollouts = play(
-        task, played, [(policy, policy)] * len(played), learner=policy, generator=generator, temperature=temperature
-    )
+        raise ConfigError(f"train.turns {turns}: set it to a player's moves in the game, which has to be trust_split")
+    deals = items[::games]
+    half = len(deals) // 2 if pool else len(deals)
+    played, seats = [item for item in deals[:half] for _ in range(games)], [(policy, policy)] * half * games
+    if pool:
+        member = pool.member(policy, random.Random(generator.initial_seed()).randrange(len(pool)))
+        played += [item for item in deals[half:] for _ in range(SEATS * games)]
+        seats += [(policy, member), (member, policy)] * games * (len(deals) - half)
+    rollouts = play(task, played, seats, learner=policy, generator=generator, temperature=temperature)
     rollouts.group = torch.arange(len(rollouts.items), device=rollouts.group.device) // (SEATS * games)
     return rollouts
 
