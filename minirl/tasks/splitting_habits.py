@@ -1,6 +1,6 @@
 """Trust-and-Split (:mod:`minirl.tasks.trust_split`) as people with habits play it: who is read about grabs always, is
-always fair, is fair to those who are, or does the opposite of that. Three in four tell the truth, the others say
-anything.
+always fair, is fair to those who are, or does the opposite of that. Nearly all tell the truth, the others
+say anything.
 
 For pretraining: to guess what somebody will do next one has to read who holds what and what both have done so far.
 """
@@ -11,8 +11,8 @@ from minirl.tasks.game import Game
 from minirl.tasks.habits import Habit
 from minirl.tasks.trust_split import BEATS, COINS, ROUND, TrustSplit, hands
 
-SLIP = 0.05  # how often somebody makes up its mind anew whatever its habit is
-HONEST = 0.75  # how many people tell the truth
+SLIP = 0.03  # how often somebody makes up its mind anew whatever its habit is
+HONEST = 0.95  # how many people tell the truth
 ALL, NOTHING = str(COINS), "0"
 
 

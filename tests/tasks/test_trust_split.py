@@ -159,8 +159,8 @@ def test_people_with_habits_play_whole_games(monkeypatch):
     assert {len(record) for record in records} == {32}
     held = hands("2-000")
     said = [record[4 * n + p] == held[n][p].lower() for record in records for n in range(8) for p in (0, 1)]
-    # Three in four mean the truth, the others say it in a third of the cases; one in twenty words is anything.
-    wanted = 0.95 * (0.75 + 0.25 / 3) + 0.05 / 3
+    # 19 in 20 mean the truth, the others say it in a third of the cases; three in a hundred words are anything.
+    wanted = 0.97 * (0.95 + 0.05 / 3) + 0.03 / 3
     assert sum(said) / len(said) == pytest.approx(wanted, abs=0.04)
     monkeypatch.setattr("minirl.tasks.splitting_habits.SLIP", 0.0)
     monkeypatch.setattr("minirl.tasks.splitting_habits.HONEST", 1.0)

@@ -49,9 +49,9 @@ class AdAlignSplit(AdAlign):
     half of the deals are played against one of ``pool`` past selves, unless that is 0."""
 
     name: ClassVar[str] = "adalign_split"
-    beta: float = Field(default=4.0, ge=0)
-    gamma: float = Field(default=0.9, gt=0, le=1)
-    kl: float = Field(default=1.0, ge=0)
+    beta: float = Field(default=6.0, ge=0)
+    gamma: float = Field(default=0.8, gt=0, le=1)
+    kl: float = Field(default=0.6, ge=0)
     decay: float = Field(default=1.0, ge=0, le=1)
     pool: NonNegativeInt = 8
     every: PositiveInt = 5
