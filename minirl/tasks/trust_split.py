@@ -55,9 +55,9 @@ class TrustSplit(Game):
     def rewards(self, deal: str, moves: str) -> tuple[float, ...]:
         if not moves or len(moves) % ROUND or not moves[-2:].isdigit():
             return 0.0, 0.0
-        first, second = hands(deal)[len(moves) // ROUND - 1]
+        held = hands(deal)[len(moves) // ROUND - 1]
         coins = share((int(moves[-2]), int(moves[-1])))
-        return coins[0] * WORTH[BEATS[first] == second], coins[1] * WORTH[BEATS[second] == first]
+        return coins[0] * WORTH[BEATS[held[0]] == held[1]], coins[1] * WORTH[BEATS[held[1]] == held[0]]
 
     def view(self, deal: str, moves: str, player: int) -> str:
         text = f"S{player + 1}"  # S for split: T is tic-tac-toe

@@ -8,6 +8,7 @@ from minirl.config import TaskConfig, TrainConfig
 from minirl.errors import ConfigError
 from minirl.evaluation.splits import OPPONENTS, by_row, evaluate_splits, honesty, yielding
 from minirl.loops import Learner, run_phases
+from minirl.policy.models import load_policy
 from minirl.rollouts.episodes import Rollouts
 from minirl.rollouts.opponents import Pool
 from minirl.tasks import Item, get
@@ -141,12 +142,12 @@ def test_games_of_a_deal_are_a_group():
 
 
 def test_half_of_the_deals_are_played_against_the_past():
-    items, pool = GAME.items(0, range(4), 1), Pool(2, 1)
+    items, pool, base = GAME.items(0, range(4), 1), Pool(2, 1), load_policy("split-habits")
     settings = {"games": 2, "turns": TURNS, "temperature": 1.0}
-    empty = same_hands(POLICY, GAME, items, generator=noise(), pool=pool, **settings)
+    empty = same_hands(base, GAME, items, generator=noise(), pool=pool, **settings)
     assert [item.prompt[:2] for item in empty.items] == ["S1", "S2"] * 4
-    pool.learned(sharp_policy(1))
-    rollouts = same_hands(POLICY, GAME, items, generator=noise(), pool=pool, **settings)
+    pool.learned(base)
+    rollouts = same_hands(base, GAME, items, generator=noise(), pool=pool, **settings)
     assert [item.prompt[:2] for item in rollouts.items] == ["S1", "S2"] * 4
     assert rollouts.group.tolist() == [0] * 4 + [1] * 4
     records = [item.answer for item in rollouts.items]
@@ -189,7 +190,7 @@ def test_the_game_and_the_number_of_moves_must_fit():
 
 @pytest.mark.parametrize("settings", [{"games": 3, "pool": 0}, {"games": 1}, {"games": 4, "pool": 1}])
 def test_deals_must_fill_the_batch(settings):
-    with pytest.raises(ConfigError, match=r"^train\.prompts 4: a multiple of games, of 2 · games"):
+    with pytest.raises(ConfigError, match=r"^train\.prompts 4: a multiple of games, or of 2 · games"):
         AdAlignSplit(**settings).phases(train_config())
 
 

@@ -23,7 +23,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
@@ -38,7 +38,7 @@ from minirl.rollouts.games import play
 from minirl.rollouts.opponents import Pool
 from minirl.tasks import Item, Task
 from minirl.tasks.trust_split import TrustSplit
-from minirl.techniques.base import Phase
+from minirl.techniques.base import OnlinePhase, Phase
 from minirl.techniques.self_play.adalign import SEATS, AdAlign, alignment, per_seat
 
 __all__ = ["AdAlignSplit", "alignment", "evaluate", "game_stats", "per_seat", "same_hands"]
@@ -59,13 +59,11 @@ class AdAlignSplit(AdAlign):
 
     def phases(self, train: TrainConfig) -> list[Phase]:
         (phase,) = super().phases(train)
+        assert isinstance(phase, OnlinePhase) and isinstance(phase.memory, Pool | None)
         if self.games < 2 or train.prompts % (self.games * (2 if self.pool else 1)):
-            raise ConfigError(
-                f"train.prompts {train.prompts}: a multiple of games (2 or more), of 2 · games with a pool"
-            )
-        settings = {"games": self.games, "turns": train.turns, "temperature": train.temperature}
-        roll_out = partial(same_hands, pool=phase.memory, **settings)  # type: ignore[union-attr, arg-type]
-        return [replace(phase, roll_out=roll_out, stats=game_stats)]  # type: ignore[type-var]
+            raise ConfigError(f"train.prompts {train.prompts}: a multiple of games, or of 2 · games if there is a pool")
+        settings: dict[str, Any] = {"games": self.games, "turns": train.turns, "temperature": train.temperature}
+        return [replace(phase, roll_out=partial(same_hands, pool=phase.memory, **settings), stats=game_stats)]
 
 
 def same_hands(
