@@ -24,6 +24,7 @@ from minirl.experiments.staleness import stale_parts
 from minirl.show.figures import effect_forest
 
 ARXIV = "https://arxiv.org/abs/"
+SOURCES = "*From `reproductions/*/results/*/seed-*.json`.*"
 BADGE = '<span class="stale">stale</span>'
 
 
@@ -174,7 +175,16 @@ def box(settled: Settled, title: str | None) -> str:
     return (
         f":::{{admonition}} Claim at tier {entry['tier']}: {entry['verdict']}\n:class: claim {entry['verdict']}\n\n"
         f"{stale}{claim.statement.strip()}\n\n{condition_table(entry)}\n{paper_line(claim, title)}\n\n"
-        f"{cost_line(settled)} Registered {claim.registered}.{fresh_line(settled)}\n:::\n"
+        f"{cost_line(settled)} Registered {claim.registered}.{fresh_line(settled)}\n\n{files_line(settled)}\n:::\n"
+    )
+
+
+def files_line(settled: Settled) -> str:
+    """Which files the page's numbers and figures come from, and how to follow one."""
+    folder = f"reproductions/{settled.item.slug}/results/{settled.entry['tier']}"
+    return (
+        f"**Files.** Numbers over all seeds: `{folder}/seed-{min(settled.entry['seeds'])}.json` and those beside it. "
+        f"Curves, figure and rollouts: its first seed. `minirl why {settled.item.slug}` follows a number to them."
     )
 
 
@@ -361,7 +371,9 @@ def forest_markdown(name: str) -> str:
     """The figure as an image of the book, with a text for those who cannot see it."""
     rows = forest_rows(FORESTS[name]())
     said = "; ".join(f"{row['label'].splitlines()[0]} {row['effect']:+.2f} {row['verdict']}" for row in rows)
-    return f"```{{image}} _static/{name}.png\n:alt: Effects with their intervals. {said}.\n:width: 100%\n```"
+    return (
+        f"```{{image}} _static/{name}.png\n:alt: Effects with their intervals. {said}.\n:width: 100%\n```\n\n{SOURCES}"
+    )
 
 
 def page_link(one: Settled, text: str = "") -> str:
@@ -384,7 +396,8 @@ def effects_table() -> str:
         for one in all_settled()
         for c in one.entry["conditions"]
     ]
-    return table(("technique", "metric", "arms", "holds if effect", "effect [95 %]", "verdict"), rows)
+    header = ("technique", "metric", "arms", "holds if effect", "effect [95 %]", "verdict")
+    return table(header, rows) + f"\n{SOURCES}\n"
 
 
 def verdict_table() -> str:
@@ -395,8 +408,11 @@ def verdict_table() -> str:
         hold = sum(c["verdict"] == "supported" for c in entry["conditions"])
         costs = (f"{entry['core_s']:.0f}", f"{entry['peak_mb']:.0f}")
         conditions = f"{hold} of {len(entry['conditions'])}"
-        rows.append((page_link(one, one.item.title), mark(entry["verdict"]), conditions, *costs))
-    return table(("technique", "verdict", "conditions that hold", "core-seconds", "MB"), rows, "llrrr")
+        again = fresh_entry(one.item, entry["tier"])
+        fresh = mark(again["verdict"]) if again else "–"
+        rows.append((page_link(one, one.item.title), mark(entry["verdict"]), conditions, fresh, *costs))
+    header = ("technique", "verdict", "conditions that hold", "fresh seeds", "core-seconds", "MB")
+    return table(header, rows, "llrlrr") + f"\n{SOURCES}\n"
 
 
 def cost_table() -> str:
@@ -410,4 +426,4 @@ def cost_table() -> str:
             )
             rows.append((page_link(one), f"`{arm}`", role, count_text(tokens), f"{core:.0f}", f"{wall:.0f}"))
     header = ("technique", "arm", "role", "generated tokens", "core-seconds", "seconds of wall-clock")
-    return table(header, rows, "lllrrr")
+    return table(header, rows, "lllrrr") + f"\n{SOURCES}\n"

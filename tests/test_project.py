@@ -296,6 +296,7 @@ ALLOWED: dict[str, set[str]] = {
     "evaluation": {"policy", "objectives", "rollouts", "tasks"},
     "techniques": {"errors", "config", "tasks", "policy", "rollouts", "objectives", "evaluation"},
     "loops": {"errors", "config", "tasks", "policy", "rollouts", "objectives", "techniques"},
+    "engines": {"errors", "config", "tasks", "policy", "rollouts", "objectives", "techniques", "loops"},
     "show": {"policy", "rollouts", "objectives"},
     "experiments": {
         *("errors", "config", "tasks", "policy", "rollouts", "objectives", "evaluation", "techniques", "loops"),

@@ -18,6 +18,7 @@ from minirl.experiments.registry import (
     Technique,
     claim_path,
     governing_claim,
+    label,
     project_root,
     result_files,
     results_directory,
@@ -275,9 +276,10 @@ def regenerate(check: bool = False) -> list[Path]:
 
 
 def seed_metrics(slug: str, tier: str, variant: str, arm: str, metric: str) -> list[float]:
-    """A metric of one arm for every committed seed of a variant; empty if there are none."""
+    """A metric of one arm for every committed seed of a variant; empty if there are none, or the arm has no such."""
     documents = [read_json(path) for path in result_files(technique(slug), tier, variant)]
-    return [document["arms"][arm]["metrics"][metric] for document in documents if arm in document["arms"]]
+    known = [document["arms"].get(arm, {"metrics": {}})["metrics"] for document in documents]
+    return [metrics[metric] for metrics in known if metric in metrics]
 
 
 def mean_metric(slug: str, tier: str, variant: str, arm: str, metric: str) -> float | None:
@@ -327,6 +329,13 @@ def sweep_series(
     return [float(swept[arm][1][key]) for arm in ordered], lines
 
 
+def _with_interval(values: list[float]) -> str:
+    if not values:
+        return "–"
+    mean, low, high = mean_with_interval(values)
+    return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+
+
 def variant_table(
     slug: str,
     tier: str,
@@ -335,15 +344,19 @@ def variant_table(
     join: str = "",
 ) -> str:
     """Markdown: every arm of a variant's committed results (and ``join`` of the tier's own), mean over seeds with its
-    95 % t-interval."""
+    95 % t-interval; a dash where an arm has no such metric. Raises :class:`ConfigError` if no arm has it."""
     metrics = list(metrics)
     arms = committed_arms(slug, tier, variant, join)
     if not any(where == variant for where, _ in arms.values()):
         return f"*No committed results of {variant} yet: `minirl sweep {slug} --variant {variant} --publish`.*\n"
     lines = ["| arm | " + " | ".join(metrics) + " |", "|---" * (len(metrics) + 1) + "|"]
-    for arm, (where, _) in arms.items():
-        columns = [mean_with_interval(seed_metrics(slug, tier, where, arm, metric)) for metric in metrics]
-        lines.append(f"| {arm} | " + " | ".join(f"{m:.3f} [{low:.3f}, {high:.3f}]" for m, low, high in columns) + " |")
+    values = {(arm, m): seed_metrics(slug, tier, where, arm, m) for arm, (where, _) in arms.items() for m in metrics}
+    for metric in metrics:
+        if not any(values[arm, metric] for arm in arms):
+            raise ConfigError(f"no arm of {slug} ({label(tier, variant)}) has a metric {metric!r}")
+    for arm in arms:
+        columns = [_with_interval(values[arm, metric]) for metric in metrics]
+        lines.append(f"| {arm} | {' | '.join(columns)} |")
     seeds = len(result_files(technique(slug), tier, variant))
     lines += ["", f"Mean over {seeds} seeds with 95 % t-interval; {slug} at {tier}, {variant}."]
     return "\n".join(lines) + "\n"

@@ -327,6 +327,15 @@ def test_after_a_sweep(root):
     assert "| alpha_2 | 0.195 [0.188, 0.202] |" in table
     assert "Mean over 5 seeds with 95 % t-interval; score at tiny, ablations." in table
 
+    for path in target.glob("seed-*.json"):  # a metric that one arm lacks
+        changed = read_json(path)
+        changed["arms"]["alpha_10"]["metrics"]["late"] = 2.0
+        path.write_text(json.dumps(changed))
+    table = variant_table("score", "tiny", "ablations", metrics=["delta", "late"])
+    assert "| alpha_2 | 0.195 [0.188, 0.202] | – |" in table
+    with pytest.raises(ConfigError, match=r"no arm of score \(tiny-ablations\) has a metric 'lat'"):
+        variant_table("score", "tiny", "ablations", metrics=["lat"])
+
 
 def test_an_arm_added_after_the_sweep_is_left_out(root):
     publish("score", "tiny", [run_directory(root, s, "ablations", arms=SWEPT) for s in range(5)], "ablations")
