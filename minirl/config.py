@@ -98,11 +98,24 @@ class BudgetConfig(Strict):
     peak_mb: PositiveFloat
 
 
+class LoraConfig(Strict):
+    """A low-rank adapter that is trained instead of the model (Hu et al. 2021): W + ``alpha``/``rank`` · B A.
+
+    ``targets`` are names of the linear layers that get one, by default all but the output layer.
+    """
+
+    rank: PositiveInt
+    alpha: PositiveFloat
+    targets: list[str] | None = Field(default=None, min_length=1)
+
+
 class Experiment(Strict):
     """A reproduction at one tier: one base, one task, one training budget, several arms.
 
     ``sampler`` says which problems come next (:mod:`minirl.rollouts.samplers`), for arms without one of their own; by
-    default there are fresh ones of the task's level in every update.
+    default there are fresh ones of the task's level in every update. ``engine`` is what trains: ``local``, the loops of
+    :mod:`minirl.loops` (by default), or ``trl`` (:mod:`minirl.engines.trl`). With ``lora`` an adapter is trained, and
+    then ``dtype`` may store the base in 16 bits.
     """
 
     slug: str
@@ -114,6 +127,10 @@ class Experiment(Strict):
     budget: BudgetConfig
     arms: dict[str, dict[str, Any]] = Field(min_length=1)
     sampler: dict[str, Any] | str | None = Field(default=None, exclude_if=_absent)
+    engine: Literal["local", "trl"] | None = Field(default=None, exclude_if=_absent)
+    lora: LoraConfig | None = Field(default=None, exclude_if=_absent)
+    dtype: Literal["float32", "bfloat16"] | None = Field(default=None, exclude_if=_absent)
+    ranks: PositiveInt | None = Field(default=None, exclude_if=_absent, description="processes that share a batch")
     threads: PositiveInt = 1
     device: str = "cpu"
 
