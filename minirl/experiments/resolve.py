@@ -67,6 +67,10 @@ def load_experiment(slug: str, tier: str, overrides: Any = None, variant: str = 
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from error
     try:
+        check_engine(experiment, methods)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from error
+    try:
         levels = get(experiment.task.name).levels
     except ConfigError as error:
         raise ConfigError(f"{source}: key 'task.name': {error}") from error
@@ -101,6 +105,29 @@ def load_experiment(slug: str, tier: str, overrides: Any = None, variant: str = 
                     f"{key!r}, but the evaluation of {slug} takes none.{nearest(key, settings)}"
                 )
     return experiment
+
+
+def check_engine(experiment: Experiment, methods: Mapping[str, Method]) -> None:
+    """Raise :class:`ConfigError` if the experiment's engine cannot run its ``methods``, by arm, as it says."""
+    if experiment.dtype == "bfloat16" and experiment.lora is None:
+        raise ConfigError("key 'dtype': what is trained must be float32 (small steps would be rounded off); add 'lora'")
+    batch = experiment.train.prompts * experiment.train.samples
+    if (experiment.ranks or 1) > batch:
+        raise ConfigError(f"key 'ranks': {experiment.ranks} are more than the {batch} episodes of an update")
+    if experiment.engine != "trl":
+        return
+    if (experiment.ranks or 1) > 1:
+        raise ConfigError("key 'ranks': with engine trl, accelerate starts the processes, and a config cannot yet")
+    if experiment.sampler is not None:
+        raise ConfigError("key 'sampler': engine trl has none, because GRPOTrainer reads a dataset in its order")
+    from minirl.engines.trl import grpo_config, online_phases  # imported late: an extra
+
+    for arm, method in methods.items():
+        try:
+            online_phases(method, experiment.train)
+        except ConfigError as error:
+            raise ConfigError(f"arms.{arm}: {error}") from error
+    grpo_config(experiment.train, seed=0, directory="unused", use_cpu=True)
 
 
 def takes(wanted: Mapping[str, inspect.Parameter], key: str) -> bool:

@@ -63,7 +63,6 @@ from minirl.experiments.rundir import (
     read_json,
     read_metrics,
 )
-from minirl.experiments.training import Job, peak_mb
 from minirl.loops import Record
 from minirl.policy.models import Policy, load_policy
 from minirl.rollouts.episodes import Rollouts
@@ -169,7 +168,7 @@ class Run:
             for record in self.metrics(arm):
                 watch(arm, {**record, "updates": planned_updates(record, train)})
             return self.policy(arm)
-        job = Job(self.experiment, arm, self.seed)
+        job = training.Job(self.experiment, arm, self.seed)
         policy = training.train(
             job,
             directory,
@@ -288,7 +287,7 @@ class Run:
             "arms": arms,
             "core_s": round(sum(arm["core_s"] for arm in arms.values()), 1),
             "wall_s": round(sum(arm["wall_s"] for arm in arms.values()), 1),
-            "peak_mb": max(peak_mb(), *(self._training_peak(arm) for arm in self.arms)),
+            "peak_mb": max(training.peak_mb(), *(self._training_peak(arm) for arm in self.arms)),
         }
         cost = {key: results[key] for key in ("core_s", "wall_s", "peak_mb")}
         manifest = {**read_json(self.directory / "manifest.json"), "finished": now(), **cost}

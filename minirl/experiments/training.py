@@ -229,6 +229,8 @@ def work() -> None:
 
 def train_on_trl(job: Job, directory: Path, watch: Callable[[Record], None], warn: Callable[[str], None]) -> Policy:
     """On TRL's GRPOTrainer."""
+    from transformers import PrinterCallback
+
     from minirl.engines.trl import PhaseTrainer  # imported late: an extra
 
     experiment, checkpoints = job.experiment, directory / "checkpoints"
@@ -244,6 +246,7 @@ def train_on_trl(job: Job, directory: Path, watch: Callable[[Record], None], war
         save_total_limit=2,
         disable_tqdm=True,
     )
+    trainer.remove_callback(PrinterCallback)
     checkpoint, warnings = newest_checkpoint(checkpoints)
     for warning in warnings:
         warn(warning)
