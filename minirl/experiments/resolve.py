@@ -12,7 +12,8 @@ from typing import Any
 from minirl.config import Experiment, described, load_yaml, merge, nearest, parse_overrides, validate
 from minirl.errors import ConfigError
 from minirl.experiments.registry import config_path, label, load_module, method_class, project_root, technique
-from minirl.policy.models import base_directory, base_names
+from minirl.policy.fetched import FETCHABLE
+from minirl.policy.models import base_names
 from minirl.rollouts.samplers import Problems, Rule, read_rule
 from minirl.tasks import get
 from minirl.techniques.base import Method, OnlinePhase
@@ -48,8 +49,9 @@ def load_experiment(slug: str, tier: str, overrides: Any = None, variant: str = 
         raise ConfigError(f"{source}: key 'base': neither a name nor a directory: {base[:80]!r}")
     if experiment.threads > MAX_THREADS:
         raise ConfigError(f"{source}: key 'threads': {experiment.threads} are more than {MAX_THREADS}")
-    hint = nearest(base, base_names())
-    if "Did you mean" in hint and "/" not in base and base_directory(base) is None and not Path(base).exists():
+    known_bases = [*base_names(), *FETCHABLE]
+    hint = nearest(base, known_bases)
+    if "Did you mean" in hint and "/" not in base and base not in known_bases and not Path(base).exists():
         raise ConfigError(f"{source}: key 'base': unknown base {base!r}.{hint}")  # others may be on the hub
     for arm in experiment.arms:
         if not NAME.fullmatch(arm):  # it becomes a directory of the run

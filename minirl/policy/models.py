@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from minirl.config import LoraConfig, nearest
 from minirl.errors import ConfigError, MinirlError
 from minirl.policy import fast
+from minirl.policy.fetched import fetched
 from minirl.policy.tokenizer import char_tokenizer
 
 # Bars for files of a few hundred kilobytes would bury what a notebook has to say.
@@ -182,12 +183,12 @@ def with_adapter(policy: Policy, lora: LoraConfig, seed: int) -> Policy:
 
 
 def load_policy(source: str | Path, device: str = "cpu", dtype: str = "float32") -> Policy:
-    """Load a shipped base by name, a local directory in hub format, or a hub model; in ``dtype``.
+    """Load a shipped base or a fetched model by name, a local directory in hub format, or a hub model; in ``dtype``.
 
     A directory that holds an adapter is loaded onto the base that it names. Raises :class:`MinirlError` if the source
     cannot be read, lacks weights, has no usable tokenizer, or its vocabulary is larger than the model's embedding.
     """
-    path = base_directory(str(source)) or Path(source)
+    path = base_directory(str(source)) or fetched(str(source)) or Path(source)
     if (path / ADAPTER).exists():
         return _load_adapter(path, device, dtype)
     target = str(path) if path.exists() else str(source)
