@@ -120,13 +120,11 @@ def check_engine(experiment: Experiment, methods: Mapping[str, Method]) -> None:
         return
     if (experiment.ranks or 1) > 1:
         raise ConfigError("key 'ranks': with engine trl, accelerate starts the processes, and a config cannot yet")
-    if experiment.sampler is not None:
-        raise ConfigError("key 'sampler': engine trl has none, because GRPOTrainer reads a dataset in its order")
-    from minirl.engines.trl import grpo_config, online_phases  # imported late: an extra
+    from minirl.engines.trl import check_phases, grpo_config  # imported late: an extra
 
     for arm, method in methods.items():
         try:
-            online_phases(method, experiment.train)
+            check_phases(method.phases(experiment.train), experiment.train)
         except ConfigError as error:
             raise ConfigError(f"arms.{arm}: {error}") from error
     grpo_config(experiment.train, seed=0, directory="unused", use_cpu=True)

@@ -23,18 +23,17 @@ import torch
 
 from minirl.config import Experiment, validate
 from minirl.engines import ranks
+from minirl.engines.state import checkpoint_tensors, moves, restore
 from minirl.errors import RunError
 from minirl.experiments.checksums import file_checksum
 from minirl.experiments.resolve import load_method, load_sampler
 from minirl.experiments.rundir import (
     MetricsLog,
     append_all,
-    checkpoint_tensors,
     load_newest_checkpoint,
     open_log,
     read_json,
     read_metrics,
-    restore,
     save_checkpoint,
     write_json,
 )
@@ -42,7 +41,7 @@ from minirl.loops import Learner, Record, derive_seed, run_phases
 from minirl.policy.models import Policy, load_policy, with_adapter
 from minirl.rollouts.fit import check_fit
 from minirl.tasks import get
-from minirl.techniques.base import OnlinePhase, Phase, PreferencePhase, SupervisedPhase
+from minirl.techniques.base import Phase
 
 RSS_UNITS_PER_MB = 1024**2 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
 SEAL = "minirl.json"  # in a checkpoint of TRL, written last: what its files are
@@ -145,16 +144,6 @@ def train_locally(job: Job, directory: Path, watch: Callable[[Record], None], wa
     return learner.policy
 
 
-def moves(phases: list[Phase]) -> bool:
-    """Whether the reference is ever anything but the policy at the start: then a checkpoint has to hold it."""
-    return any(
-        isinstance(phase, PreferencePhase)
-        or (isinstance(phase, OnlinePhase) and phase.reference_decay < 1)
-        or (isinstance(phase, SupervisedPhase) and phase.from_policy)
-        for phase in phases
-    )
-
-
 def share_state(learner: Learner) -> None:
     """Give the learners of all ranks the state of the first one's, which may come from a checkpoint."""
     state = None
@@ -248,6 +237,7 @@ def train_on_trl(job: Job, directory: Path, watch: Callable[[Record], None], war
         settings,
         job.seed,
         checkpoints,
+        sampler=load_sampler(experiment, job.arm),
         save_steps=settings.checkpoint_every * settings.passes,
         save_total_limit=2,
         disable_tqdm=True,
@@ -272,7 +262,6 @@ def train_on_trl(job: Job, directory: Path, watch: Callable[[Record], None], war
         watch(record)
 
     trainer.on_record, trainer.on_checkpoint = write, lambda path: write_json(path / SEAL, checksums(path))
-    trainer.generated_tokens = kept[-1]["generated_tokens"] if kept else 0
     with contextlib.closing(log):
         trainer.train(resume_from_checkpoint=str(checkpoint[1]) if checkpoint else None)
     return trainer.policy
