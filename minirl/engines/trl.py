@@ -21,9 +21,11 @@ How a run differs from one on the local engine
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 from bisect import bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
 from functools import partial
 from itertools import accumulate
@@ -31,7 +33,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from accelerate import PartialState
+from accelerate.state import AcceleratorState
 from datasets import Dataset
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
@@ -455,6 +459,23 @@ class PhaseTrainer(GRPOTrainer):
                 f"{self.args.output_dir}. Lower train.learning_rate."
             )
         return norm
+
+
+@contextlib.contextmanager
+def launched(rank: int, count: int, port: int) -> Iterator[None]:
+    """Be one of ``count`` processes of this machine as accelerate sees them, as if it had launched this one."""
+    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    before = {name: os.environ.get(name) for name in names}
+    AcceleratorState._reset_state(reset_partial_state=True)  # what it found earlier in this process
+    os.environ.update({name: str(value) for name, value in names.items()})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 class EndOfStep(TrainerCallback):

@@ -118,8 +118,6 @@ def check_engine(experiment: Experiment, methods: Mapping[str, Method]) -> None:
         raise ConfigError(f"key 'ranks': {experiment.ranks} are more than the {batch} episodes of an update")
     if experiment.engine != "trl":
         return
-    if (experiment.ranks or 1) > 1:
-        raise ConfigError("key 'ranks': with engine trl, accelerate starts the processes, and a config cannot yet")
     from minirl.engines.trl import check_phases, grpo_config  # imported late: an extra
 
     for arm, method in methods.items():
@@ -127,7 +125,7 @@ def check_engine(experiment: Experiment, methods: Mapping[str, Method]) -> None:
             check_phases(method.phases(experiment.train), experiment.train)
         except ConfigError as error:
             raise ConfigError(f"arms.{arm}: {error}") from error
-    grpo_config(experiment.train, seed=0, directory="unused", use_cpu=True)
+    grpo_config(experiment.train, seed=0, directory="unused", count=experiment.ranks or 1, use_cpu=True)
 
 
 def takes(wanted: Mapping[str, inspect.Parameter], key: str) -> bool:

@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import resource
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -42,6 +46,9 @@ from minirl.policy.models import Policy, load_policy, with_adapter
 from minirl.rollouts.fit import check_fit
 from minirl.tasks import get
 from minirl.techniques.base import Phase
+
+if TYPE_CHECKING:
+    from minirl.engines.trl import PhaseTrainer
 
 RSS_UNITS_PER_MB = 1024**2 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
 SEAL = "minirl.json"  # in a checkpoint of TRL, written last: what its files are
@@ -121,7 +128,7 @@ def train(job: Job, directory: Path, watch: Callable[[Record], None], warn: Call
 def train_locally(job: Job, directory: Path, watch: Callable[[Record], None], warn: Callable[[str], None]) -> Policy:
     """On the loops of :mod:`minirl.loops`."""
     phases, checkpoints, metrics = job.phases(), directory / "checkpoints", directory / "metrics.jsonl"
-    with other_ranks(job):
+    with other_ranks(job) as store, joined(job, 0, store):
         learner = job.learner()
         try:
             keep_bytes, warnings = load_newest_checkpoint(checkpoints, learner, metrics)
@@ -157,15 +164,13 @@ def share_state(learner: Learner) -> None:
 
 
 @contextlib.contextmanager
-def other_ranks(job: Job) -> Iterator[None]:
-    """The other ranks of ``job``, as processes that end with this context; nothing if there are none.
+def other_ranks(job: Job, **more: Any) -> Iterator[Path]:
+    """The other ranks of ``job``, as processes that end with this context; nothing if there are none. They get ``more``
+    on their way, and all meet by the file that is returned.
 
     Raises :class:`RunError` with what a rank said that has failed.
     """
     count = job.experiment.ranks or 1
-    if count == 1:
-        yield
-        return
     with tempfile.TemporaryDirectory(prefix="minirl-ranks-") as scratch, contextlib.ExitStack() as stack:
         store, workers = Path(scratch) / "store", []
         for rank in range(1, count):
@@ -178,7 +183,7 @@ def other_ranks(job: Job) -> Iterator[None]:
             stack.callback(worker.wait)
             stack.callback(worker.kill)  # in this order: the last first
             workers.append((rank, worker, said))
-            given = {"experiment": job.experiment.model_dump(mode="json"), "arm": job.arm, "seed": job.seed}
+            given = {"experiment": job.experiment.model_dump(mode="json"), "arm": job.arm, "seed": job.seed, **more}
             assert worker.stdin is not None
             with contextlib.suppress(BrokenPipeError), worker.stdin as pipe:
                 json.dump({**given, "rank": rank, "store": str(store)}, pipe)
@@ -197,10 +202,10 @@ def other_ranks(job: Job) -> Iterator[None]:
                 raise RunError(failed() or f"the other ranks have not started within {MEET_S} s")
             time.sleep(0.05)
         try:
-            with ranks.joined(0, count, store, job.experiment.device):
-                yield
-        except RuntimeError as error:  # gloo: the other end has closed the connection
-            time.sleep(1)  # it may not have ended yet
+            yield store
+        except RuntimeError as error:  # of a collective: the other end has closed the connection
+            if workers:
+                time.sleep(1)  # it may not have ended yet
             if reason := failed():
                 raise RunError(reason) from error
             raise
@@ -208,52 +213,56 @@ def other_ranks(job: Job) -> Iterator[None]:
             worker.wait()
 
 
+def joined(job: Job, rank: int, store: Path) -> contextlib.AbstractContextManager[None]:
+    """This process as a ``rank`` of ``job``, which meets the others by ``store``; nothing if it is the only one."""
+    count = job.experiment.ranks or 1
+    return contextlib.nullcontext() if count == 1 else ranks.joined(rank, count, store, job.experiment.device)
+
+
 def work() -> None:
     """Be a rank other than the first: what it is to do comes from standard input."""
+    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     given = json.load(sys.stdin)
     job = Job(validate(Experiment, given["experiment"], "ranks"), given["arm"], given["seed"])
     torch.set_num_threads(job.experiment.threads)
-    store = Path(given["store"])
-    store.with_name(f"ready-{given['rank']}").touch()
-    with ranks.joined(given["rank"], job.experiment.ranks or 1, store, job.experiment.device):
+    rank, store = given["rank"], Path(given["store"])
+    store.with_name(f"ready-{rank}").touch()
+    if job.experiment.engine == "trl":
+        from minirl.engines.trl import launched
+
+        with launched(rank, job.experiment.ranks or 1, given["port"]):
+            trainer_on_trl(job, Path(given["checkpoints"])).train(resume_from_checkpoint=given["checkpoint"])
+        return
+    with joined(job, rank, store):
         learner = job.learner()
         share_state(learner)
         for _ in run_phases(learner, job.phases()):
             pass
 
 
+def end_with(parent: int) -> None:
+    """End this process when ``parent`` has: killed, it could not end the ranks that it has started."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
 def train_on_trl(job: Job, directory: Path, watch: Callable[[Record], None], warn: Callable[[str], None]) -> Policy:
     """On TRL's GRPOTrainer."""
-    from transformers import PrinterCallback
+    from minirl.engines.trl import launched  # imported late: an extra
 
-    from minirl.engines.trl import PhaseTrainer  # imported late: an extra
-
-    experiment, checkpoints = job.experiment, directory / "checkpoints"
-    settings = experiment.train
-    trainer = PhaseTrainer(
-        job.policy(),
-        load_method(experiment, job.arm),
-        experiment.task,
-        settings,
-        job.seed,
-        checkpoints,
-        sampler=load_sampler(experiment, job.arm),
-        save_steps=settings.checkpoint_every * settings.passes,
-        save_total_limit=2,
-        disable_tqdm=True,
-    )
-    trainer.remove_callback(PrinterCallback)
+    checkpoints, metrics, passes = directory / "checkpoints", directory / "metrics.jsonl", job.experiment.train.passes
     checkpoint, warnings = newest_checkpoint(checkpoints)
-    for warning in warnings:
-        warn(warning)
-    done = checkpoint[0] // settings.passes if checkpoint else 0
-    metrics = directory / "metrics.jsonl"
+    done = checkpoint[0] // passes if checkpoint else 0
     kept = read_metrics(metrics)[:done]
     if len(kept) < done:
-        warn(f"{metrics.name} is shorter than the checkpoint says; this arm begins again")
+        warnings.append(f"{metrics.name} is shorter than the checkpoint says; this arm begins again")
         checkpoint, kept = None, []
+    for warning in warnings:
+        warn(warning)
+    path, count = str(checkpoint[1]) if checkpoint else None, job.experiment.ranks or 1
     lines = metrics.read_bytes().splitlines(keepends=True)[: len(kept)] if kept else []
-    log = Log(directory, sum(map(len, lines)))
+    log, port = Log(directory, sum(map(len, lines))), free_port()
     for record in kept:
         watch(record)
 
@@ -261,10 +270,47 @@ def train_on_trl(job: Job, directory: Path, watch: Callable[[Record], None], war
         log.append(record)
         watch(record)
 
-    trainer.on_record, trainer.on_checkpoint = write, lambda path: write_json(path / SEAL, checksums(path))
-    with contextlib.closing(log):
-        trainer.train(resume_from_checkpoint=str(checkpoint[1]) if checkpoint else None)
+    on_the_way = {"checkpoints": str(checkpoints), "checkpoint": path, "port": port}
+    with (
+        contextlib.closing(log),
+        other_ranks(job, **on_the_way),
+        launched(0, count, port) if count > 1 else contextlib.nullcontext(),
+    ):
+        trainer = trainer_on_trl(job, checkpoints)
+        trainer.on_record, trainer.on_checkpoint = write, lambda path: write_json(path / SEAL, checksums(path))
+        trainer.train(resume_from_checkpoint=path)
     return trainer.policy
+
+
+def trainer_on_trl(job: Job, checkpoints: Path) -> PhaseTrainer:
+    """The trainer of ``job`` in this process."""
+    from transformers import PrinterCallback
+
+    from minirl.engines.trl import PhaseTrainer
+
+    train = job.experiment.train
+    trainer = PhaseTrainer(
+        job.policy(),
+        load_method(job.experiment, job.arm),
+        job.experiment.task,
+        train,
+        job.seed,
+        checkpoints,
+        sampler=load_sampler(job.experiment, job.arm),
+        save_steps=train.checkpoint_every * train.passes,
+        save_total_limit=2,
+        disable_tqdm=True,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+    return port
 
 
 def checksums(directory: Path) -> dict[str, str]:

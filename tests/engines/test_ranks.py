@@ -26,6 +26,20 @@ def run_of(out, count, **changes):
     return open_run("score", tier="smoke", seed=0, out=out, overrides=overrides)
 
 
+def records(directory, arm):
+    return [json.loads(line) for line in (directory / f"arms/{arm}/metrics.jsonl").open()]
+
+
+def assert_same(one, two, near_after=5e-3):
+    """The same attempts, and sums in another order. What that changes in the first step, AdamW makes larger."""
+    assert [record.keys() for record in one] == [record.keys() for record in two]
+    for alone, shared in zip(one, two, strict=True):
+        near = 1e-4 if alone["update"] == 1 else near_after
+        for name, value in alone.items():
+            assert shared[name] == (value if isinstance(value, str) else pytest.approx(value, rel=near, abs=1e-5)), name
+        assert shared["generated_tokens"] == alone["generated_tokens"]
+
+
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
     """The run of three arms with one rank and with two: online, preference and supervised updates."""
@@ -42,20 +56,34 @@ def both(tmp_path_factory):
 
 @pytest.mark.parametrize("arm", ["score", "pair_sft", "sft"])
 def test_two_ranks_are_one_with_the_same_batch(both, arm):
-    one, two = ([json.loads(line) for line in (d / f"arms/{arm}/metrics.jsonl").open()] for d in both)
-    assert [record.keys() for record in one] == [record.keys() for record in two]
-    for alone, shared in zip(one, two, strict=True):
-        # The same attempts, and sums in another order. What that changes in the first step, AdamW makes larger.
-        near = 1e-5 if alone["update"] == 1 else 5e-3
-        for name, value in alone.items():
-            assert shared[name] == (value if isinstance(value, str) else pytest.approx(value, rel=near, abs=1e-5)), name
-        assert shared["generated_tokens"] == alone["generated_tokens"]
+    assert_same(*(records(directory, arm) for directory in both))
     before = dict(load_policy("add-repeating").model.named_parameters())
     ours, theirs = (dict(load_policy(d / f"arms/{arm}/policy").model.named_parameters()) for d in both)
     for name, parameter in ours.items():
         moved = (parameter - before[name]).norm()
         assert moved > 1e-4
         assert (parameter - theirs[name]).norm() < 0.05 * moved, name  # 1 if they had learned from other attempts
+
+
+def test_two_ranks_on_engine_trl_are_one_and_resume(tmp_path):
+    """Started by the config, as those of the local engine are."""
+    pytest.importorskip("trl")
+    arms = {**ARMS, "pair_sft": None, "sft": None}
+    one = run_of(tmp_path / "one", 1, engine="trl", arms=arms)
+    one.train("score")
+    one.close()
+
+    def interrupt(arm, record):
+        if record["update"] == 3:
+            raise KeyboardInterrupt
+
+    two = run_of(tmp_path / "two", 2, engine="trl", arms=arms)
+    with pytest.raises(KeyboardInterrupt):
+        two.train("score", interrupt)
+    two.close()
+    assert not processes_of(tmp_path)
+    run_of(tmp_path / "two", 2, engine="trl", arms=arms).train("score")
+    assert_same(records(tmp_path / "one", "score"), records(tmp_path / "two", "score"), near_after=2e-2)
 
 
 def test_core_seconds_are_those_of_all_ranks(both):
@@ -111,6 +139,25 @@ def test_a_rank_that_dies_ends_the_run_at_once(tmp_path, monkeypatch):
     assert len(begun) <= 2 and time.monotonic() - begun[0] < 30
 
 
+def test_ranks_end_with_the_process_that_started_them(tmp_path):
+    script = (
+        "import sys, os; sys.path.insert(0, sys.argv[1]); import test_ranks;"
+        "run = test_ranks.run_of(sys.argv[2], 2); run.train('score', lambda *_: os.kill(os.getpid(), 9))"
+    )
+    here = str(Path(__file__).parent)
+    killed = subprocess.run([sys.executable, "-c", script, here, str(tmp_path / "run")], capture_output=True, text=True)
+    assert killed.returncode == -9, killed.stderr
+    deadline = time.monotonic() + 60
+    while any(str(tmp_path) in line or "minirl.experiments.training" in line for line in orphans()):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def orphans() -> list[str]:
+    """Command lines of processes whose parent has ended."""
+    return subprocess.run(["ps", "-o", "args=", "--ppid", "1"], capture_output=True, text=True).stdout.splitlines()
+
+
 def test_shares_are_all_of_it(monkeypatch):
     rows = torch.arange(7)
     shares, runs = [], []
@@ -134,7 +181,7 @@ def test_alone_nothing_is_exchanged():
     [
         ({"ranks": 17}, "key 'ranks': 17 are more than the 16 episodes"),
         ({"ranks": 0}, "key 'ranks'"),
-        ({"ranks": 2, "engine": "trl"}, "key 'ranks': with engine trl"),
+        ({"ranks": 3, "engine": "trl", "arms.pair_sft": None}, "are not 3 × 1 equal parts"),
         ({"engine": "tlr"}, "key 'engine'"),
         ({"dtype": "bfloat16"}, "key 'dtype': what is trained must be float32"),
     ],

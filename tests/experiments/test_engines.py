@@ -113,11 +113,9 @@ def test_a_damaged_checkpoint_of_trl_is_left_out(on_trl, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"arms": {"pair_sft": {"method": "pair_sft"}}}, "arms.pair_sft: engine trl: .*online phases only"),
-        ({"sampler": "uniform"}, "key 'sampler': engine trl has none"),
         (
-            {"train.tokens": 1000, "arms": {"score": None, "rl": {"method": "multi_turn_rl"}}},
-            "arms.rl: engine trl: key '",
+            {"train.passes": 2, "arms": {"pair_sft": {"method": "pair_sft"}}},
+            "arms.pair_sft: engine trl: key 'train.passes': phase '.*' takes one step",
         ),
         ({"train.micro_batches": 3}, "are not 1 × 3 equal parts"),
     ],
