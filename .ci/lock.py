@@ -21,7 +21,9 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = "# Exact versions of everything, from `make lock`. Direct requirements are in pyproject.toml.\n"
-GYM_HEADER = "# What the extra gym needs besides requirements.lock, from `make lock`. pycosat is compiled (needs a C compiler).\n"
+GYM_HEADER = (
+    "# What the extra gym needs besides, from `make lock`. One of them is compiled, so it takes a C compiler.\n"
+)
 
 
 def closure(requirements: list[str]) -> dict[str, str]:

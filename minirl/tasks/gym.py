@@ -124,8 +124,7 @@ class GymLine(GymTask, LineInWords):
 class GymExpression(GymTask):
     """Reach a target with all the given numbers; any expression that does is right."""
 
-    def asked_for(self) -> str:
-        return "the expression"
+    wanted = "the expression"
 
     def make(self, rng: random.Random, level: int) -> tuple[str, str]:
         while True:

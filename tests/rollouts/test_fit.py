@@ -40,8 +40,8 @@ def test_a_notation_is_not_for_a_model_that_chats():
     with pytest.raises(ConfigError) as error:
         check_fit(chatting(), get("add"), 1)
     assert str(error.value) == (
-        "base 'tiny-llama' chats (its tokenizer has a chat template), but the task 'add' is a notation for bases trained "
-        "from scratch; choose a task in words, such as gym.chain_sum or gsm8k"
+        "base 'tiny-llama' chats (its tokenizer has a chat template), but the task 'add' is a notation for bases "
+        "trained from scratch; choose a task in words, such as gym.chain_sum or gsm8k"
     )
 
 
@@ -49,14 +49,14 @@ def test_words_are_not_for_a_base_from_scratch():
     with pytest.raises(ConfigError) as error:
         check_fit(tiny_llama(16, 1, 2), get("gym.chain_sum"), 1)
     assert str(error.value) == (
-        "the task 'gym.chain_sum' is in words, as messages to a model that chats, but the tokenizer of base 'tiny-llama' "
-        "has no chat template; choose a base that has one, such as smollm2"
+        "the task 'gym.chain_sum' is in words, as messages to a model that chats, but the tokenizer of base "
+        "'tiny-llama' has no chat template; choose a base that has one, such as smollm2"
     )
 
 
 def test_characters_that_the_tokenizer_does_not_know():
     # Prompts in words have quotes and line ends, which the alphabet of the from-scratch bases lacks.
-    with pytest.raises(ConfigError, match="has no token for '.*', which the task 'gym.chain_sum' uses"):
+    with pytest.raises(ConfigError, match=r"has no token for '.*', which the task 'gym.chain_sum' uses"):
         check_fit(chatting(), get("gym.chain_sum"), 1)
     few = tiny_llama(16, 1, 2)
     few.tokenizer = char_tokenizer("0123456789?+")
