@@ -21,6 +21,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from minirl.errors import MinirlError
 from minirl.policy.fetched import FETCHABLE, PROVENANCE, Fetchable, is_fetched, models_directory
 
@@ -61,7 +63,7 @@ def get(name: str) -> Path:
                 (scratch / "model").rename(directory)
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # a full disk may be either
         raise MinirlError(f"cannot write to {directory.parent}: {error}; MINIRL_MODELS names another place") from error
     return directory
 
