@@ -26,6 +26,7 @@ from minirl.experiments.registry import FAMILIES, project_root, technique, techn
 from minirl.experiments.run import load_experiment
 from minirl.experiments.runner import parse_seeds
 from minirl.experiments.workbook import notebooks
+from minirl.policy.fetched import FETCHABLE
 from minirl.policy.models import base_names
 
 ROOT = project_root()
@@ -179,6 +180,9 @@ def check_minirl(words: list[str]) -> None:
     if words[0] == "open":
         assert options.slug in notebooks()
         assert options.tier is None or load_experiment(options.slug, options.tier)
+        return
+    if words[0] == "models":
+        assert getattr(options, "name", None) in (None, *FETCHABLE)
         return
     if words[0] in ("audit", "verify", "why"):
         for slug in [options.slug] if words[0] == "why" else options.slugs:

@@ -1,53 +1,70 @@
-"""Engine ``trl``: the online phases of a method on TRL's GRPOTrainer, for models that one process cannot train.
+"""Engine ``trl``: a method on TRL's GRPOTrainer, for models that one process cannot train.
 
-:class:`PhaseTrainer` replaces two methods of the trainer. The one that generates and scores asks minirl for problems,
-rollouts and credit; the one for the loss calls minirl's objective and KL penalty. So rollouts, credit and loss are the
-functions that the local engine (:func:`minirl.loops.online`) calls: token ids end to end, own tokens alone learned
-from, rewards and KL by turn. The rest is TRL's, transformers' and accelerate's: LoRA through PEFT, accumulation of
-gradients, mixed precision, checkpoints, loggers. Same seed, same problems and same sampling noise as on the local
-engine.
+:class:`PhaseTrainer` replaces two methods of the trainer. The one that generates and scores makes the batch of an
+update: rollouts and their credit, examples to imitate, or pairs of which one is preferred. The one for the loss calls
+the objective of the phase. So problems, rollouts, credit and loss are the functions that the local engine
+(:mod:`minirl.loops`) calls, and a :class:`~minirl.loops.Learner` knows what it knows there: reference, pairs, memory,
+sampler. The rest is TRL's, transformers' and accelerate's: accumulation of gradients, mixed precision, several
+processes, checkpoints, loggers. Several ranks share out rollouts as on the local engine (:mod:`minirl.engines.ranks`).
 
 How a run differs from one on the local engine
 ----------------------------------------------
 1. Before it splits a batch into micro-batches, TRL shuffles its rows: sums are rounded otherwise, and the weight
    ``micro_batch`` of an objective, which is a statistic of the split, has another value if there is more than one.
-2. With a ``peft_config`` the reference is the model with its adapter disabled; all other references are frozen copies.
+2. The reference of a policy with a fresh adapter, if it never moves, is its model with the adapter disabled.
 3. TRL saves after optimiser steps, and a resumed run rolls out anew: with ``train.passes`` above 1 a checkpoint within
-   an update resumes with fresh rollouts of it. Neither rollouts nor the reference are in the checkpoint.
-4. Logged are ``tokens``, those generated in this update, and not their running total.
-
-What is refused (:func:`online_phases`, and :class:`~minirl.errors.ConfigError` on the way) runs on the local engine.
+   an update resumes with fresh rollouts of it. Rollouts are in no checkpoint; what the learner knows is.
+4. Its checkpoints hold optimiser and random numbers as torch pickles them, which is TRL's way; they are read with
+   ``weights_only`` and only if they are what was written.
+5. A phase of imitation or preference takes one step an update, and TRL takes ``train.passes`` in all: they must be 1.
 """
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
 from datasets import Dataset
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
+from transformers import TrainerCallback
 
-from minirl.config import TaskConfig, TrainConfig
+from minirl.config import TaskConfig, TrainConfig, nearest
+from minirl.engines import ranks
+from minirl.engines.state import moves, restore_side, side_tensors
 from minirl.errors import ConfigError, TrainingError
-from minirl.loops import derive_seed, rollout_stats
+from minirl.loops import Learner, Record, rollout_stats
+from minirl.loops import accumulate as accumulate_parts
+from minirl.objectives.distillation import align, distillation
 from minirl.objectives.kl import EXACT_UP_TO, estimated_kl, exact_kl, kl_penalty
 from minirl.objectives.policy_gradient import Totals, token_weights
+from minirl.objectives.preference import sequence_logprobs
+from minirl.objectives.supervised import cross_entropy
 from minirl.policy.logprobs import entropy, token_logprobs
-from minirl.policy.models import Policy
+from minirl.policy.models import Policy, follow
 from minirl.rollouts.episodes import Rollouts
-from minirl.tasks import get
-from minirl.techniques.base import Credit, Method, OnlinePhase, episodes
+from minirl.rollouts.samplers import Rule, read_rule
+from minirl.techniques.base import (
+    Credit,
+    Examples,
+    Method,
+    OnlinePhase,
+    Phase,
+    PreferencePhase,
+    SupervisedPhase,
+    Teacher,
+    episodes,
+)
 
 try:
     from trl import GRPOConfig, GRPOTrainer
@@ -55,47 +72,28 @@ try:
 except ImportError as error:
     raise ConfigError(f"engine trl: TRL is not installed ({error}): pip install 'minirl[trl]'") from error
 
-LOCAL = "Run it on the local engine (minirl.loops)."
+Loss = tuple[Tensor, dict[str, float]]  # of a micro-batch, and what it adds to the statistics
+EXTRAS = "learner.safetensors"  # in a checkpoint: what the learner knows besides its policy
 
 
-def online_phases(method: Method, train: TrainConfig) -> list[OnlinePhase]:
-    """The phases of ``method``. Raises :class:`ConfigError` for what a GRPOTrainer has no place for: phases that are
-    not online, a memory, a teacher, a reference that moves, a sampler, a budget of tokens."""
-    found = []
-    for phase in method.phases(train):
-        where = f"engine trl: {method.name}, phase {phase.name!r}"
-        if not isinstance(phase, OnlinePhase):
-            raise ConfigError(f"{where}: GRPOTrainer has online phases only, not {type(phase).__name__}. {LOCAL}")
-        if phase.memory is not None:
+def check_phases(phases: list[Phase], train: TrainConfig) -> None:
+    """Raise :class:`ConfigError` for what GRPOTrainer has no place for."""
+    for phase in phases:
+        if train.passes > 1 and not isinstance(phase, OnlinePhase):
             raise ConfigError(
-                f"{where} remembers earlier updates (a second learner, past opponents, moving baselines, a buffer), "
-                f"and GRPOTrainer trains one policy, whose checkpoints would not hold that. {LOCAL}"
+                f"engine trl: key 'train.passes': phase {phase.name!r} takes one step an update, and GRPOTrainer takes "
+                f"{train.passes} in all of them; set it to 1, or use the local engine"
             )
-        if phase.teacher is not None:
-            raise ConfigError(
-                f"{where} learns from a teacher that reads another prompt than the sampled one, and GRPOTrainer has "
-                f"one prompt a sample. {LOCAL}"
-            )
-        if phase.reference_decay < 1:
-            raise ConfigError(f"{where} has a reference that moves, which is in none of TRL's checkpoints. {LOCAL}")
-        found.append(phase)
-    if method.sampler is not None:
-        raise ConfigError(
-            f"engine trl: key 'sampler': {method.name} chooses problems by what it has seen, and GRPOTrainer reads a "
-            f"dataset in its order. {LOCAL}"
-        )
-    if train.tokens is not None:
-        raise ConfigError(f"engine trl: key 'train.tokens': GRPOTrainer counts steps, not generated tokens. {LOCAL}")
-    return found
 
 
-def grpo_config(train: TrainConfig, seed: int, directory: str | Path, ranks: int = 1, **settings: Any) -> GRPOConfig:
-    """``train`` in TRL's words, and further ``settings`` of a GRPOConfig. Raises :class:`ConfigError`."""
-    rows, left = divmod(train.prompts * train.samples, ranks * train.micro_batches)
-    if left or train.prompts % ranks:
+def grpo_config(train: TrainConfig, seed: int, directory: str | Path, count: int = 1, **settings: Any) -> GRPOConfig:
+    """``train`` in TRL's words, for ``count`` ranks, and further ``settings`` of a GRPOConfig. Raises
+    :class:`ConfigError`."""
+    rows, left = divmod(train.prompts * train.samples, count * train.micro_batches)
+    if left:
         raise ConfigError(
-            f"engine trl: {train.prompts} × {train.samples} rollouts are not {ranks} × {train.micro_batches} equal "
-            "parts with whole groups on every rank: change train.prompts or train.micro_batches"
+            f"engine trl: {train.prompts} × {train.samples} rollouts are not {count} × {train.micro_batches} equal "
+            "parts: change train.prompts or train.micro_batches"
         )
     given: dict[str, Any] = {
         "max_steps": train.updates * train.passes,
@@ -114,6 +112,9 @@ def grpo_config(train: TrainConfig, seed: int, directory: str | Path, ranks: int
     }
     if taken := sorted(given.keys() & settings.keys()):
         raise ConfigError(f"engine trl: {', '.join(taken)}: follows from the train section of the config or from seed")
+    known = {field.name for field in fields(GRPOConfig)}
+    for name in settings.keys() - known:
+        raise ConfigError(f"engine trl: GRPOConfig has no setting {name!r}.{nearest(name, known)}")
     # Without dropout: attempts are sampled from the policy that the loss is about.
     plain = {"logging_steps": 1, "report_to": "none", "gradient_checkpointing": False, "disable_dropout": True}
     return GRPOConfig(str(directory), **given, **{**plain, **settings})
@@ -127,27 +128,24 @@ class WithoutAdapter(Policy):
             return super().logits(ids, group, shared)
 
 
+def has_fresh_adapter(policy: Policy) -> bool:
+    """Whether ``policy`` has an adapter that adds nothing yet: then its reference is the model without."""
+    added = [p for name, p in policy.model.named_parameters() if "lora_B" in name]
+    return bool(added) and not any(p.any() for p in added)
+
+
 def score(**_: Any) -> list[float | None]:
     """TRL wants a reward function and shows its name. Scores come with the rollouts, so nobody calls it."""
     raise NotImplementedError
 
 
-@dataclass(frozen=True)
-class Update:
-    """What the loss has to know of an update besides the rows themselves: of all micro-batches and ranks."""
-
-    phase: OnlinePhase
-    totals: Totals
-    penalised: bool  # some KL coefficient is not 0
-    shared: int  # position before which nothing predicts an own token
-    turns: int
-
-
 class PhaseTrainer(GRPOTrainer):
-    """GRPOTrainer that trains ``policy`` with the online phases of ``method``; :meth:`train` runs all of them.
+    """GRPOTrainer that trains ``policy`` with the phases of ``method``; :meth:`train` runs all of them.
 
-    ``settings`` are further ones of a GRPOConfig (``save_steps``, ``bf16``, ``report_to`` …); ``peft_config`` puts an
-    adapter on the model. Raises :class:`ConfigError` for what TRL cannot express.
+    ``sampler`` says which problems come next, if it is not the method's own. ``settings`` are further ones of a
+    GRPOConfig (``save_steps``, ``bf16``, ``report_to`` …). ``on_record`` is called after every update with the record
+    that the local engine would make of it, ``on_checkpoint`` with every directory that was saved. Raises
+    :class:`ConfigError` for what TRL cannot express.
     """
 
     model: Any  # TRL's annotations allow for what is not there before training
@@ -163,82 +161,183 @@ class PhaseTrainer(GRPOTrainer):
         seed: int,
         directory: str | Path,
         *,
-        peft_config: Any = None,
+        sampler: Rule | None = None,
         **settings: Any,
     ) -> None:
-        self.phases, self.settings = online_phases(method, train), train
+        self.settings, self.phases = train, method.phases(train)
+        check_phases(self.phases, train)
         self.ends = list(accumulate(phase.updates for phase in self.phases))
-        self.task, self.level, self.run_seed = get(task.name), task.level, seed
+        if sampler is None and method.sampler is not None:
+            sampler = read_rule(method.sampler, "sampler")
         if policy.device.type == "cpu":
             settings = {"use_cpu": True, "bf16": False, **settings}
-        ranks = PartialState(cpu=settings.get("use_cpu", False)).num_processes
-        # The copy comes first: TRL gives the model another `forward`, and a copy of that would run the original.
-        frozen = policy.frozen_copy() if peft_config is None else None
+        place = PartialState(cpu=settings.get("use_cpu", False))
+        # Its copy of the policy comes first: TRL gives the model another `forward`, and a copy would run the original.
+        self.learner = Learner(policy, task, train, seed, sampler)
+        fresh = has_fresh_adapter(policy) and not moves(self.phases)
         base = policy.model.get_base_model() if isinstance(policy.model, PeftModel) else policy.model
         forward = vars(base).get("forward")
         super().__init__(
             model=policy.model,
             reward_funcs=[score],
-            args=grpo_config(train, seed, directory, ranks, **settings),
+            args=grpo_config(train, seed, directory, place.num_processes, **settings),
             train_dataset=Dataset.from_dict({"index": list(range(train.updates * train.prompts))}),
             processing_class=policy.tokenizer,
-            peft_config=peft_config,
+            callbacks=[EndOfStep(self)],
         )
         # That `forward` computes log-probs without logits, and only TRL's own loss asks for it.
         del base.forward
         if forward is not None:
             base.forward = forward
-        self.policy = replace(policy, model=self.model)
-        self.reference = frozen or WithoutAdapter(self.model, policy.tokenizer, policy.name)
-        self.update: Update | None = None  # the one whose rollouts TRL has in its buffer
-        self.losses: dict[str, float] = defaultdict(float)  # of an optimiser step, as far as it has come
+        self.policy = self.learner.policy = replace(policy, model=self.model)
+        if fresh:
+            self.learner.reference = WithoutAdapter(self.model, policy.tokenizer, policy.name)
+        self.on_record: Callable[[Record], None] = lambda _: None
+        self.on_checkpoint: Callable[[Path], None] = lambda _: None
+        self.record: Record = {}  # of the update whose batch TRL has in its buffer, as far as it has come
+        self.loss_of: Callable[[Policy, dict[str, Tensor]], Loss] | None = None  # of a part of that batch
+        self.losses: dict[str, float] = {}  # of an optimiser step, as far as it has come
+        self.examples: tuple[SupervisedPhase, Examples] | None = None  # those of the current phase
+
+    def train(self, *arguments: Any, **settings: Any) -> Any:
+        place = self.accelerator.state
+        with ranks.adopted(place.process_index, place.num_processes):
+            return super().train(*arguments, **settings)
+
+    # --- The batch of an update ---------------------------------------------------------------------------------------
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """Rollouts of an update and their credit as TRL's batch: tensors [B, L], whose rows it shuffles and splits."""
-        train, rank = self.settings, self.accelerator.process_index
-        indices = [row["index"] for row in inputs[:: train.samples]]  # every problem stands there once a sample
-        update = indices[0] // train.prompts
-        phase = self.phases[bisect_right(self.ends, update)]
-        items = self.task.items(derive_seed(self.run_seed, "problems"), indices, self.level)
+        """The rows of an update that are this rank's, as TRL's batch; it shuffles and splits them."""
+        update = inputs[0]["index"] // self.settings.prompts
+        assert update == self.learner.updates_done
+        phase, first = self.phase_at(update)
+        self.record = {"update": update + 1, "phase": phase.name, "generated_tokens": 0}
+        before = self.learner.generated_tokens
         self.model.eval()  # a model in training mode may keep no cache
+        if isinstance(phase, OnlinePhase):
+            batch = self.online_batch(phase, update)
+        elif isinstance(phase, SupervisedPhase):
+            batch = self.supervised_batch(phase, update, update == first)
+        else:
+            batch = self.preference_batch(phase, update)
+        self.model.train()
+        self.record["generated_tokens"] = self.learner.generated_tokens
+        self.note({"tokens": float(self.learner.generated_tokens - before)})
+        rows, parts = len(batch["ids"]), ranks.here().count * self.settings.micro_batches
+        if rows % parts:
+            raise ConfigError(
+                f"engine trl: phase {phase.name!r} learns from {rows} rows, which are not {parts} equal parts: change "
+                "train.micro_batches, or use the local engine"
+            )
+        return {name: tensor[ranks.own_run(rows)] for name, tensor in batch.items()}
+
+    def phase_at(self, update: int) -> tuple[Phase, int]:
+        """The phase of ``update``, and its first update."""
+        number = bisect_right(self.ends, update)
+        return self.phases[number], self.ends[number - 1] if number else 0
+
+    def online_batch(self, phase: OnlinePhase, update: int) -> dict[str, Tensor]:
+        """Rollouts and credit as in :func:`minirl.loops.online`: tensors [B, L]."""
+        learner, train = self.learner, self.settings
+        items, noise = learner.problems(update, train.prompts), learner.generator(update, "sampling")
         with unwrap_model_for_generation(self.model_wrapped, self.accelerator) as model:
             roll_out, policy = phase.roll_out or episodes(train), replace(self.policy, model=model)
-            rollouts = roll_out(policy, self.task, items, generator=self.random("sampling", update, rank))
-        self.model.train()
-        stats = (phase.stats or rollout_stats)(rollouts)
-        if phase.shuffle_scores:
-            order = torch.randperm(len(rollouts.items), generator=self.random("shuffle", update, rank))
-            rollouts.scores = rollouts.scores[order.to(rollouts.scores.device)]
-        credit = phase.credit(rollouts)
-        self.check_shape(phase, rollouts, credit, len(inputs))
-        everywhere = gather_object([(len(inputs), rollouts.generated_tokens(), rollouts.longest)])
-        episodes_of, tokens, longest = zip(*everywhere, strict=True)
-        totals = Totals(sum(episodes_of), max(1, sum(tokens)), max(longest))
-        penalised = any(gather_object([bool(credit.kl.any())]))
-        self.update = Update(phase, totals, penalised, rollouts.shared, rollouts.scores.shape[1])
-        self.note({**stats, **credit.stats}, mean=True)
-        self.note({"tokens": float(rollouts.generated_tokens())})
+            rollouts = roll_out(policy, learner.task, items, generator=noise)
+            learner.generated_tokens += rollouts.generated_tokens()
+            self.note((phase.stats or rollout_stats)(rollouts))
+            if phase.shuffle_scores:
+                order = torch.randperm(len(rollouts.items), generator=learner.generator(update, "shuffle"))
+                rollouts.scores = rollouts.scores[order.to(rollouts.scores.device)]
+            if learner.sampler:
+                self.note(learner.sampler.observe(rollouts, learner.generator(update, "observe")))
+            credit = phase.credit(rollouts)
+            teacher = phase.teacher(policy, learner.task, rollouts) if phase.teacher else None
+        self.note(credit.stats)
         self.show(rollouts, credit)
-        batch = {name: getattr(rollouts, name) for name in ("ids", "turn", "logprobs")}
+        sequences = credit.sequences or rollouts
+        totals = Totals(len(sequences.items), max(1, sequences.generated_tokens()), sequences.longest)
+        self.loss_of = partial(
+            self.online_loss,
+            phase=phase,
+            totals=totals,
+            penalised=bool(credit.kl.any()),
+            shared=sequences.shared,
+            turns=sequences.scores.shape[1],
+            teacher=teacher,
+        )
+        batch = {name: getattr(sequences, name) for name in ("ids", "turn", "logprobs")}
+        if teacher:
+            batch |= {"teacher_ids": teacher.ids, "teacher_own": teacher.own, "teacher_known": teacher.known}
         return {**batch, "advantages": credit.advantages, "kl": credit.kl}
 
+    def supervised_batch(self, phase: SupervisedPhase, update: int, first: bool) -> dict[str, Tensor]:
+        """A minibatch of examples as in :func:`minirl.loops.supervised`: tensors [B, L]."""
+        learner = self.learner
+        if first and phase.from_policy:
+            follow(learner.reference, learner.policy, 0.0)
+        if self.examples is None or self.examples[0] is not phase:
+            self.examples = (phase, phase.collect(learner))
+        examples = self.examples[1]
+        if first:
+            learner.generated_tokens += examples.generated_tokens
+            self.note(examples.stats)
+        batch = self.settings.prompts * self.settings.samples
+        rows = torch.randint(len(examples.ids), (batch,), generator=learner.generator(update, "minibatch"))
+        learn = examples.learn[rows]
+        self.loss_of = partial(self.supervised_loss, tokens=int(learn[:, 1:].sum()))
+        return {"ids": examples.ids[rows], "learn": learn}
+
+    def preference_batch(self, phase: PreferencePhase, update: int) -> dict[str, Tensor]:
+        """A minibatch of pairs as in :func:`minirl.loops.preference`: tensors [P, 2, L], the preferred one first."""
+        learner, size = self.learner, max(1, self.settings.prompts * self.settings.samples // 2)
+        if learner.pairs is None:
+            learner.pairs = phase.collect(learner)
+            follow(learner.reference, learner.policy, 0.0)
+            learner.generated_tokens += learner.pairs.generated_tokens
+            self.note(learner.pairs.stats)
+        pairs = learner.pairs
+        chosen = torch.randint(len(pairs.confidence), (size,), generator=learner.generator(update, "minibatch"))
+        self.loss_of = partial(self.preference_loss, phase=phase, pairs=size)
+        both = {"ids": pairs.ids.unflatten(0, (-1, 2))[chosen], "own": pairs.own.unflatten(0, (-1, 2))[chosen]}
+        return {**both, "confidence": pairs.confidence[chosen]}
+
+    # --- Its loss, a micro-batch at a time ----------------------------------------------------------------------------
+
     def _compute_loss(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
-        """The loss of a micro-batch, as :func:`minirl.loops.policy_losses` has it; those of an update add up."""
-        update, temperature = self.update, self.settings.temperature
-        assert update is not None
-        phase, totals, shared = update.phase, update.totals, update.shared
+        """The loss of a micro-batch; those of an update add up."""
+        assert self.loss_of is not None
+        loss, parts = self.loss_of(replace(self.policy, model=model), inputs)
+        accumulate_parts(self.losses, parts)
+        if self.accelerator.sync_gradients:  # the last micro-batch of an optimiser step
+            self.note(ranks.add(self.losses))
+            self.losses = {}
+        return loss * ranks.here().count  # whose gradients are averaged, not added
+
+    def online_loss(
+        self,
+        policy: Policy,
+        inputs: dict[str, Tensor],
+        *,
+        phase: OnlinePhase,
+        totals: Totals,
+        penalised: bool,
+        shared: int,
+        turns: int,
+        teacher: Teacher | None,
+    ) -> Loss:
+        """As :func:`minirl.loops.policy_losses` has it."""
         # Position t predicts token t + 1. Rows were shuffled, so none can share its prompt with its neighbours.
-        ids, columns = inputs["ids"], slice(shared + 1, None)
-        turns, sampled, advantages, coefficients = (
+        ids, columns, temperature = inputs["ids"], slice(shared + 1, None), self.settings.temperature
+        turn, sampled, advantages, coefficients = (
             inputs[name][:, columns] for name in ("turn", "logprobs", "advantages", "kl")
         )
-        own, ranks = turns >= 0, self.accelerator.num_processes
-        logits = replace(self.policy, model=model).logits(ids[:, :-1], 1, shared) / temperature
+        own, reference = turn >= 0, self.learner.reference
+        logits = policy.logits(ids[:, :-1], 1, shared) / temperature
         logprobs = token_logprobs(logits, ids[:, columns])
         loss, parts = phase.loss(logprobs, sampled, advantages, own, phase.objective, totals)
-        if update.penalised:
+        if penalised:
             with torch.no_grad():
-                reference_logits = self.reference.logits(ids[:, :-1], 1, shared) / temperature
+                reference_logits = reference.logits(ids[:, :-1], 1, shared) / temperature
             kl_of = self.settings.kl or ("exact" if logits.shape[-1] <= EXACT_UP_TO else "k2")
             if kl_of == "exact":
                 kl = exact_kl(logits, reference_logits)
@@ -247,50 +346,89 @@ class PhaseTrainer(GRPOTrainer):
                 theirs = token_logprobs(reference_logits, ids[:, columns]).where(own, 0.0)
                 kl = estimated_kl(logprobs.where(own, 0.0), theirs, kl_of)
             loss = loss + kl_penalty(kl, coefficients, token_weights(own, phase.objective.weight, totals), own)
-            for turn in range(update.turns):
-                parts[f"kl@{turn + 1}"] = kl.detach()[turns == turn].sum().item() / totals.episodes
+            for t in range(turns):
+                parts[f"kl@{t + 1}"] = kl.detach()[turn == t].sum().item() / totals.episodes
+        if teacher is not None and (known := inputs["teacher_known"]).any():
+            said, mask = inputs["teacher_ids"][known], inputs["teacher_own"][known]
+            with torch.no_grad():
+                teacher_logits = reference.logits(said[:, :-1]) / temperature
+            aligned = align(logits[known], own[known], teacher_logits, mask[:, 1:])
+            taught, more = distillation(*aligned, max(1, int(teacher.own[teacher.known].sum())), beta=teacher.beta)
+            loss, parts = loss + taught, {**parts, **more}
         parts["entropy"] = entropy(logits.detach())[own].sum().item() / totals.tokens
-        for name, value in parts.items():
-            self.losses[name] += value
-        if self.accelerator.sync_gradients:  # the last micro-batch of an optimiser step
-            self.note(self.losses)
-            self.losses.clear()
-        return loss * ranks  # whose gradients are averaged, not added
+        return loss, parts
 
-    def check_shape(self, phase: OnlinePhase, rollouts: Rollouts, credit: Credit, rows: int) -> None:
-        """Raises :class:`ConfigError` if the rollouts are not one sequence for every row of TRL's batch."""
-        if credit.sequences is not None and credit.sequences is not rollouts:
-            raise ConfigError(
-                f"engine trl: phase {phase.name!r} learns from other sequences than those sampled, and GRPOTrainer has "
-                f"one prompt a sample. {LOCAL}"
-            )
-        if len(rollouts.items) != rows:
-            raise ConfigError(
-                f"engine trl: phase {phase.name!r} made {len(rollouts.items)} rollouts, and GRPOTrainer has {rows}: "
-                f"train.samples for every prompt, without branches. {LOCAL}"
-            )
+    def supervised_loss(self, policy: Policy, inputs: dict[str, Tensor], *, tokens: int) -> Loss:
+        """As :func:`minirl.loops.supervised_losses` has it."""
+        ids = inputs["ids"]
+        return cross_entropy(token_logprobs(policy.logits(ids[:, :-1]), ids[:, 1:]), inputs["learn"][:, 1:], tokens)
 
-    def random(self, purpose: str, update: int, rank: int) -> torch.Generator:
-        """The random numbers of :meth:`minirl.loops.Learner.generator`; ranks after the first have others."""
-        seed = derive_seed(self.run_seed, purpose, update, *([rank] if rank else []))
-        return torch.Generator().manual_seed(seed)
+    def preference_loss(self, policy: Policy, inputs: dict[str, Tensor], *, phase: PreferencePhase, pairs: int) -> Loss:
+        """As :func:`minirl.loops.preference_losses` has it."""
+        ids, own = inputs["ids"].flatten(0, 1), inputs["own"].flatten(0, 1)[:, 1:]
+        with torch.no_grad():
+            theirs = token_logprobs(self.learner.reference.logits(ids[:, :-1]), ids[:, 1:])
+        ratios = sequence_logprobs(token_logprobs(policy.logits(ids[:, :-1]), ids[:, 1:]) - theirs, own)
+        return phase.loss(ratios[::2], ratios[1::2], inputs["confidence"], normaliser=pairs)
 
-    def note(self, stats: Mapping[str, float], mean: bool = False) -> None:
-        """Log ``stats`` beside what TRL logs: the sum over ranks, or the mean over those that have it."""
-        found: dict[str, list[float]] = defaultdict(list)
-        for part in gather_object([dict(stats)]):
-            for name, value in part.items():
-                found[name].append(value)
-        for name, values in found.items():
-            self._metrics["train"][name].append(sum(values) / (len(values) if mean else 1))
+    # --- What is logged and kept --------------------------------------------------------------------------------------
+
+    def end_of_step(self) -> bool:
+        """After an optimiser step; the last one of an update ends it. Returns whether the budget of tokens is spent."""
+        if self.state.global_step % self.settings.passes:
+            return False
+        learner = self.learner
+        phase, first = self.phase_at(learner.updates_done)
+        learner.updates_done += 1
+        last = learner.updates_done == first + phase.updates
+        if isinstance(phase, OnlinePhase):
+            follow(learner.reference, learner.policy, phase.reference_decay)
+            if phase.memory:
+                self.note(phase.memory.learned(self.policy) or {})
+                learner.memory = {} if last else phase.memory.state()
+        elif last:
+            learner.pairs = None
+        return bool(self.settings.tokens and learner.generated_tokens >= self.settings.tokens)
+
+    def note(self, stats: Mapping[str, float]) -> None:
+        """Log ``stats``, which are the same on all ranks, beside what TRL logs."""
+        for name, value in stats.items():
+            self.record[name] = value
+            self._metrics["train"][name].append(value)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        super().log(logs, start_time)
+        if "grad_norm" in logs and self.state.global_step % self.settings.passes == 0:  # else amid an update, or after
+            self.on_record({**self.record, "grad_norm": logs["grad_norm"]})
 
     def show(self, rollouts: Rollouts, credit: Credit) -> None:
         """Fill TRL's table of completions, which ``log_completions`` writes."""
-        self._logs["prompt"].extend(gather_object([item.prompt for item in rollouts.items]))
-        self._logs["completion"].extend(gather_object(["\n".join(answers) for answers in rollouts.answers]))
-        self._logs["rewards"]["score"].extend(gather_object(rollouts.scores[:, -1].tolist()))
-        worth = (credit.advantages * rollouts.own).sum(1) / rollouts.own.sum(1).clamp_min(1)
-        self._logs["advantages"].extend(gather_object(worth.tolist()))
+        self._logs["prompt"].extend(item.prompt for item in rollouts.items)
+        self._logs["completion"].extend("\n".join(answers) for answers in rollouts.answers)
+        self._logs["rewards"]["score"].extend(rollouts.scores[:, -1].tolist())
+        own, worth = (credit.sequences or rollouts).own, credit.advantages
+        means = ((worth * own).sum(1) / own.sum(1).clamp_min(1)).tolist()
+        self._logs["advantages"].extend(means[: len(rollouts.items)])
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self.accelerator.is_main_process:
+            directory = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+            known = side_tensors(self.learner, moves(self.phases))
+            counts = torch.tensor([self.learner.updates_done, self.learner.generated_tokens])
+            save_file({name: t.contiguous() for name, t in {**known, "counts": counts}.items()}, directory / EXTRAS)
+            self.on_checkpoint(directory)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        known = load_file(Path(resume_from_checkpoint) / EXTRAS)
+        learner = self.learner
+        learner.updates_done, learner.generated_tokens = known.pop("counts").tolist()
+        restore_side(learner, known)
+        if learner.updates_done < self.ends[-1]:
+            phase, _ = self.phase_at(learner.updates_done)
+            if isinstance(phase, OnlinePhase) and phase.memory and learner.memory:
+                phase.memory.load(learner.memory)
 
     def get_decay_parameter_names(self, model: Any) -> list[str]:
         """All: the local engine spares no norms."""
@@ -317,3 +455,14 @@ class PhaseTrainer(GRPOTrainer):
                 f"{self.args.output_dir}. Lower train.learning_rate."
             )
         return norm
+
+
+class EndOfStep(TrainerCallback):
+    """Ends an update before it is logged and saved."""
+
+    def __init__(self, trainer: PhaseTrainer) -> None:
+        self.trainer = trainer
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        if self.trainer.end_of_step():
+            control.should_training_stop = True

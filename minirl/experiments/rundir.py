@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import torch
 from safetensors import SafetensorError
 
+from minirl.engines.state import checkpoint_tensors, restore
 from minirl.errors import MinirlError, RunError
 from minirl.loops import Learner
-from minirl.techniques.base import Pairs
 
 _held: dict[Path, list[Any]] = {}  # directory → its lock file and how many holders it has in this process
 KEEP_CHECKPOINTS = 2  # the newest may be the one that a crash or a bad disk has damaged
@@ -218,23 +217,9 @@ def save_checkpoint(
 ) -> None:
     """Write all that ``learner`` needs to continue, as ``update-NNNNNN.safetensors`` plus a JSON file that seals it.
 
-    A reference that does not move is not saved: the run starts from it. The JSON file is written last and holds the
-    checksum of the other: a checkpoint without it does not count.
+    The JSON file is written last and holds the checksum of the other: a checkpoint without it does not count.
     """
-    tensors: dict[str, torch.Tensor] = {}
-    if moving_reference:
-        for name, parameter in learner.reference.model.named_parameters():
-            tensors[f"reference/{name}"] = parameter
-    if learner.pairs is not None:
-        pairs = learner.pairs
-        tensors |= {"pairs/ids": pairs.ids, "pairs/own": pairs.own, "pairs/confidence": pairs.confidence}
-    tensors |= {f"memory/{name}": value for name, value in learner.memory.items()}
-    if learner.sampler:
-        tensors |= {f"sampler/{name}": value for name, value in learner.sampler.state().items()}
-    for name, parameter in learner.policy.model.named_parameters():
-        tensors[f"model/{name}"] = parameter.detach()
-        for key, value in learner.optimizer.state.get(parameter, {}).items():
-            tensors[f"optimizer/{key}/{name}"] = value
+    tensors = checkpoint_tensors(learner, moving_reference)
     data = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
     stem = f"update-{learner.updates_done:06d}"
     write_atomically(directory / f"{stem}.safetensors", data)
@@ -269,7 +254,7 @@ def load_newest_checkpoint(directory: Path, learner: Learner, metrics: Path | No
                 raise RunError(f"{seal.with_suffix('.safetensors').name}: checksum differs")
             if metrics is not None:
                 _check_metrics(metrics, state)
-            _restore(learner, safetensors.torch.load(data))
+            restore(learner, safetensors.torch.load(data))
             learner.updates_done, learner.generated_tokens = state["updates_done"], state["generated_tokens"]
             return state["metrics_bytes"], warnings
         except (OSError, LookupError, TypeError, ValueError, RuntimeError, MinirlError, SafetensorError) as error:
@@ -288,28 +273,3 @@ def _check_metrics(path: Path, state: dict[str, Any]) -> None:
         raise RunError(f"{path.name} is shorter than it says")
     if state.get("metrics_sha256") not in (None, hashlib.sha256(seen).hexdigest()):  # None: by an older version
         raise RunError(f"{path.name}: checksum differs")
-
-
-@torch.no_grad()
-def _restore(learner: Learner, tensors: dict[str, torch.Tensor]) -> None:
-    for name, parameter in learner.reference.model.named_parameters():
-        if f"reference/{name}" in tensors:
-            parameter.copy_(tensors[f"reference/{name}"])
-    learner.pairs = None
-    if "pairs/ids" in tensors:  # what they cost and their statistics are in the records already
-        ids, own, confidence = (tensors[f"pairs/{name}"] for name in ("ids", "own", "confidence"))
-        device = learner.policy.device
-        learner.pairs = Pairs(ids.to(device), own.to(device), confidence.to(device), generated_tokens=0)
-    memory = {name.removeprefix("memory/"): value for name, value in tensors.items() if name.startswith("memory/")}
-    learner.memory = {name: value.to(learner.policy.device) for name, value in memory.items()}
-    if learner.sampler:
-        known = {name.removeprefix("sampler/"): value for name, value in tensors.items() if name.startswith("sampler/")}
-        if known.keys() != learner.sampler.state().keys():
-            raise RunError("it does not hold what the sampler knows")
-        learner.sampler.load(known)
-    for name, parameter in learner.policy.model.named_parameters():
-        parameter.copy_(tensors[f"model/{name}"])
-        keys = [key.split("/")[1] for key in tensors if key.startswith("optimizer/") and key.endswith(f"/{name}")]
-        learner.optimizer.state[parameter] = {
-            key: tensors[f"optimizer/{key}/{name}"].to(parameter.device, copy=True) for key in keys
-        }

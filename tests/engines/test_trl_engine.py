@@ -18,27 +18,24 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from safetensors.torch import load_file
 from stand_ins import Lenient, sharp_policy
-from transformers import TrainerCallback, set_seed
+from transformers import TrainerCallback
 
-from minirl.config import TaskConfig, TrainConfig
+from minirl.config import LoraConfig, TaskConfig, TrainConfig
 from minirl.errors import ConfigError, TrainingError
+from minirl.experiments.resolve import load_experiment, load_method, load_sampler
 from minirl.loops import Learner, derive_seed, policy_losses, run_phases
-from minirl.policy.models import Policy, load_policy
+from minirl.policy.models import Policy, load_policy, with_adapter
 from minirl.rollouts.episodes import roll_out
-from minirl.techniques.baselines import AnswerSFT, MultiTurnRL, WatchedRL
-from minirl.techniques.critique.critique_rl import CritiqueRL
+from minirl.techniques.baselines import AnswerSFT, MultiTurnRL, PairSFT
 from minirl.techniques.hard_prompts import GroupRL
-from minirl.techniques.self_correction.rltf_text import RLTF
 from minirl.techniques.self_correction.score import Score
-from minirl.techniques.self_correction.sdpo import SDPO
-from minirl.techniques.self_play.spiral import Spiral
 
 pytest.importorskip("trl")
 
-from minirl.engines.trl import PhaseTrainer, grpo_config, online_phases
+from minirl.engines.trl import PhaseTrainer, check_phases, grpo_config
 
 ADD, GAPS = TaskConfig(name="add", level=5), TaskConfig(name="gaps", level=3)
 CHAT = (
@@ -204,6 +201,67 @@ def test_ten_steps_are_the_same_on_both_engines(case, tmp_path):
     assert len({entry["learning_rate"] for entry in engine.state.log_history[:-1]}) == train.warmup + 1
 
 
+KINDS = {
+    "imitation": ("score", "pair_sft"),
+    "preference": ("spin", "spin"),
+    "teacher": ("sdpo", "sdpo"),
+    "memory": ("spiral", "self_play"),
+    "a reference that moves": ("critique-rl", "two_stage"),
+    "sampler": ("bots", "bots"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whatever_a_method_does_it_does_on_both_engines(kind, tmp_path):
+    """Techniques as their smoke configs have them: all that is logged, and where the policy ends."""
+    experiment = load_experiment(KINDS[kind][0], "smoke", {"train.learning_rate": 1e-4})
+    arm = KINDS[kind][1]
+    method, train, rule = load_method(experiment, arm), experiment.train, load_sampler(experiment, arm)
+    learner = Learner(load_policy(experiment.base), experiment.task, train, 100, rule)
+    start = [p.detach().clone() for p in learner.parameters]
+    records = list(run_phases(learner, method.phases(train)))
+    engine = trainer_of(experiment, arm, tmp_path)
+    logged: list = []
+    engine.on_record = logged.append
+    engine.train()
+    assert len(logged) == len(records) > 1
+    for theirs, ours in zip(logged, records, strict=True):
+        assert [theirs[name] for name in ("update", "phase")] == [ours[name] for name in ("update", "phase")]
+        assert theirs["generated_tokens"] == ours["generated_tokens"]
+        assert theirs.keys() - {"tokens"} == ours.keys()
+    numbers = {name: value for name, value in records[0].items() if name != "phase"}
+    assert {name: logged[0][name] for name in numbers} == pytest.approx(numbers, rel=1e-3, abs=1e-4)
+    assert distance(learner.parameters, engine.model.parameters()) < 0.05 * distance(learner.parameters, start)
+
+
+def trainer_of(experiment, arm, directory, **settings) -> PhaseTrainer:
+    rule = load_sampler(experiment, arm)
+    policy, method = load_policy(experiment.base), load_method(experiment, arm)
+    return trainer(policy, method, experiment.task, experiment.train, directory, sampler=rule, **settings)
+
+
+@pytest.mark.parametrize("kind", ["preference", "memory", "sampler", "a reference that moves"])
+def test_what_a_learner_knows_is_in_its_checkpoints(kind, tmp_path):
+    experiment = load_experiment(KINDS[kind][0], "smoke")
+    middle = experiment.train.updates // 2 * experiment.train.passes
+    whole = trainer_of(experiment, KINDS[kind][1], tmp_path, save_strategy="steps", save_steps=middle)
+    whole.train()
+    resumed = trainer_of(experiment, KINDS[kind][1], tmp_path / "again")
+    resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{middle}"))
+    assert largest(whole.model.parameters(), resumed.model.parameters()) == 0.0
+    assert resumed.learner.generated_tokens == whole.learner.generated_tokens
+
+
+def test_training_ends_when_the_tokens_are_spent(tmp_path):
+    train = train_config(tokens=500)
+    learner = Learner(load_policy("add-repeating"), ADD, train, seed=100)
+    records = list(run_phases(learner, MultiTurnRL().phases(train)))
+    engine = trainer(load_policy("add-repeating"), MultiTurnRL(), ADD, train, tmp_path)
+    engine.train()
+    assert engine.state.global_step == len(records) < train.updates
+    assert engine.learner.generated_tokens == records[-1]["generated_tokens"] >= 500
+
+
 def test_a_resumed_run_goes_on_as_if_nothing_had_happened(tmp_path):
     train, base = train_config(turns=2, updates=6), load_policy("add-repeating")
     whole = trainer(base, SCORE, ADD, train, tmp_path, save_strategy="steps", save_steps=3)
@@ -216,14 +274,13 @@ def test_a_resumed_run_goes_on_as_if_nothing_had_happened(tmp_path):
 
 # --- Models in hub format, with LoRA --------------------------------------------------------------------------------
 
-LORA = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+LORA = LoraConfig(rank=4, alpha=8, targets=["q_proj", "v_proj"])
 
 
 @pytest.fixture
 def saved(tmp_path, monkeypatch):
     """A directory in hub format with a chat template; its untrained model gets some problems of ADD right."""
-    for engine in ("minirl.loops", "minirl.engines.trl"):
-        monkeypatch.setattr(f"{engine}.get", lambda name: Lenient())
+    monkeypatch.setattr("minirl.loops.get", lambda name: Lenient())
     policy = sharp_policy()
     policy.tokenizer.chat_template = CHAT
     policy.save(tmp_path / "model")
@@ -235,13 +292,11 @@ def test_lora_on_a_model_in_hub_format_with_a_chat_template(saved, tmp_path):
     train, task = train_config(turns=2, updates=5, learning_rate=1e-2), TaskConfig(name="add", level=1)
     before = load_policy(saved)
     assert before.has_template
-    set_seed(100)  # PEFT draws adapters from the global random numbers; TRL seeds them
-    adapted = Policy(get_peft_model(load_policy(saved).model, LORA), before.tokenizer)
-    learner = Learner(adapted, task, train, seed=100)
+    learner = Learner(with_adapter(load_policy(saved), LORA, seed=7), task, train, seed=100)
     after = snapshots(learner)
     records = list(run_phases(learner, SCORE.phases(train)))
 
-    engine = trainer(load_policy(saved), SCORE, task, train, tmp_path / "run", peft_config=LORA)
+    engine = trainer(with_adapter(load_policy(saved), LORA, seed=7), SCORE, task, train, tmp_path / "run")
     steps = watch(engine)
     engine.train()
     assert len(steps.watched) == 2 * 2 * 2  # A and B of two projections in two layers
@@ -254,7 +309,7 @@ def test_lora_on_a_model_in_hub_format_with_a_chat_template(saved, tmp_path):
 
     with torch.no_grad():
         model = engine.policy.logits(ids)
-        assert largest([engine.reference.logits(ids)], [before.logits(ids)]) < 1e-5
+        assert largest([engine.learner.reference.logits(ids)], [before.logits(ids)]) < 1e-5
         assert largest([model], [before.logits(ids)]) > 1e-3
         engine.save_model(str(tmp_path / "adapter"))
         reloaded = PeftModel.from_pretrained(load_policy(saved).model, str(tmp_path / "adapter"))
@@ -263,15 +318,14 @@ def test_lora_on_a_model_in_hub_format_with_a_chat_template(saved, tmp_path):
 
 def test_the_reference_of_a_model_that_brings_an_adapter_is_that_model(saved, tmp_path):
     """Without its adapter it would be the base, which is not where training began."""
-    policy = load_policy(saved)
-    adapted = moved(Policy(get_peft_model(policy.model, LORA), policy.tokenizer), 0.1)
+    adapted = moved(with_adapter(load_policy(saved), LORA, seed=7), 0.1)
     train, ids = train_config(updates=2), torch.arange(40).view(2, 20)
     with torch.no_grad():
         wanted = adapted.logits(ids)
         engine = trainer(adapted, MultiTurnRL(), TaskConfig(name="add"), train, tmp_path / "run")
         with torch.enable_grad():
             engine.train()
-        assert torch.equal(engine.reference.logits(ids), wanted)
+        assert torch.equal(engine.learner.reference.logits(ids), wanted)
         assert largest([engine.policy.logits(ids)], [wanted]) > 1e-4
 
 
@@ -293,45 +347,37 @@ def test_trl_writes_its_table_of_completions(tmp_path):
     engine.train()
     (path,) = (tmp_path / "completions").glob("*.parquet")
     table = Dataset.from_parquet(str(path), cache_dir=str(tmp_path / "cache"))
-    items = engine.task.items(derive_seed(100, "problems"), range(train.prompts), ADD.level)
+    items = engine.learner.task.items(derive_seed(100, "problems"), range(train.prompts), ADD.level)
     assert table["prompt"] == [item.prompt for item in items for _ in range(train.samples)]
-    scores = [engine.task.score(items[row // 4], text.split("\n")[1]) for row, text in enumerate(table["completion"])]
+    scores = [
+        engine.learner.task.score(items[row // 4], text.split("\n")[1]) for row, text in enumerate(table["completion"])
+    ]
     assert table["score"] == scores
     assert 0 < sum(scores) < len(scores)
 
 
 # --- What is refused ------------------------------------------------------------------------------------------------
 
-REFUSED = {
-    "second learner": (Spiral(), {"samples": 2}, "second learner"),
-    "memory": (WatchedRL(task="add", levels=(1,)), {}, "remembers earlier updates"),
-    "teacher": (SDPO(), {}, "another prompt than the sampled one"),
-    "moving reference": (CritiqueRL(actor="tally-critics"), {}, "a reference that moves"),
-    "supervised": (AnswerSFT(), {}, "online phases only, not SupervisedPhase"),
-    "sampler": (MultiTurnRL(sampler="bandit"), {}, "key 'sampler'"),
-    "tokens": (MultiTurnRL(), {"tokens": 1000}, "key 'train.tokens'"),
-}
+
+@pytest.mark.parametrize("method", [AnswerSFT(), PairSFT()])
+def test_several_passes_of_imitation_are_refused(method):
+    train = train_config(passes=2)
+    with pytest.raises(
+        ConfigError, match=r"engine trl: key 'train.passes': phase '.*SFT' takes one step.*local engine"
+    ):
+        check_phases(method.phases(train), train)
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_trl_cannot_express_is_refused(case):
-    method, changes, message = REFUSED[case]
-    with pytest.raises(ConfigError, match=f"engine trl: .*({message}).*[Ll]ocal engine"):
-        online_phases(method, train_config(**changes))
-
-
-ON_THE_WAY = {
-    "other sequences": (RLTF(self_distillation=1.0), "other sequences than those sampled"),
-    "branches": (MultiTurnRL(turns=1), "made 32 rollouts, and GRPOTrainer has 16"),
-}
-
-
-@pytest.mark.parametrize("case", ON_THE_WAY)
-def test_what_only_rollouts_show_is_refused_in_the_first_update(case, tmp_path):
-    method, message = ON_THE_WAY[case]
-    engine = trainer(load_policy("add-repeating"), method, ADD, train_config(turns=2), tmp_path)
-    with pytest.raises(ConfigError, match=f"{message}.*local engine"):
+def test_rows_that_cannot_be_split_evenly_are_refused_in_the_first_update(tmp_path):
+    experiment = load_experiment("spin", "smoke", {"train.prompts": 1, "train.samples": 16, "train.micro_batches": 16})
+    engine = trainer_of(experiment, "spin", tmp_path)
+    with pytest.raises(ConfigError, match=r"learns from 8 rows, which are not 16 equal parts.*local engine"):
         engine.train()
+
+
+def test_a_mistyped_setting_is_an_error_that_names_the_nearest(tmp_path):
+    with pytest.raises(ConfigError, match=r"'save_step'. Did you mean 'save_steps'"):
+        grpo_config(train_config(), 0, tmp_path, save_step=5)
 
 
 def test_settings_that_contradict_the_config_are_refused(tmp_path):
@@ -339,8 +385,8 @@ def test_settings_that_contradict_the_config_are_refused(tmp_path):
         grpo_config(train_config(), 0, tmp_path, num_generations=2, beta=0.1)
     with pytest.raises(ConfigError, match="4 × 4 rollouts are not 1 × 3 equal parts"):
         grpo_config(train_config(micro_batches=3), 0, tmp_path)
-    with pytest.raises(ConfigError, match="5 × 4 rollouts are not 2 × 1 equal parts with whole groups"):
-        grpo_config(train_config(prompts=5), 0, tmp_path, ranks=2)
+    with pytest.raises(ConfigError, match="5 × 3 rollouts are not 2 × 1 equal parts"):
+        grpo_config(train_config(prompts=5, samples=3), 0, tmp_path, count=2)
 
 
 def test_a_gradient_that_is_not_finite_stops_training(tmp_path):

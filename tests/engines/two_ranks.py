@@ -1,11 +1,7 @@
-"""Train four updates of SCoRe on engine trl with as many ranks as were launched; the first one writes the parameters.
-
-Attempts depend on the problem alone, not on which rank makes them.
-"""
+"""Train four updates on engine trl with as many ranks as were launched; the first one writes the parameters."""
 
 import os
 import sys
-from dataclasses import replace
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -16,8 +12,6 @@ from safetensors.torch import save_file
 from minirl.config import TaskConfig, TrainConfig
 from minirl.engines.trl import PhaseTrainer
 from minirl.policy.models import load_policy
-from minirl.rollouts.episodes import Rollouts
-from minirl.techniques.base import episodes
 from minirl.techniques.baselines import MultiTurnRL
 
 torch.set_num_threads(1)
@@ -28,15 +22,6 @@ method = MultiTurnRL(objective="dapo", beta=0.5, until_solved=True)
 engine = PhaseTrainer(
     load_policy("add-repeating"), method, TaskConfig(name="add", level=5), train, 100, target, save_strategy="no"
 )
-
-
-def each_by_itself(policy, task, items, generator):
-    roll_out = episodes(train, until_solved=True)
-    random = (torch.Generator().manual_seed(item.index) for item in items)
-    return Rollouts.join([roll_out(policy, task, [item], generator=next(random)) for item in items])
-
-
-engine.phases = [replace(engine.phases[0], roll_out=each_by_itself)]
 engine.train()
 if engine.accelerator.is_main_process:
     logged = {name: [e[name] for e in engine.state.log_history[:-1]] for name in ("tokens", "entropy", "accuracy@2")}
