@@ -22,6 +22,7 @@ class Gsm8k(FromRows, NumberInWords):
     levels: ClassVar[range] = range(1, 2)
     source = "openai/gsm8k"
     config = "main"
+    longest = 511
     columns = ("question", "answer")
 
     def problem(self, row: Row) -> tuple[str, str]:

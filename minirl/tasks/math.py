@@ -25,6 +25,7 @@ class Math(FromRows):
     levels: ClassVar[range] = range(1, ALL + 1)
     source = "nlile/hendrycks-MATH-benchmark"
     columns = ("problem", "solution", "answer", "level")
+    longest = 1023
     wanted = "your final answer, as LaTeX between dollar signs,"
 
     def at_level(self, row: Row, level: int) -> bool:

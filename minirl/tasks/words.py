@@ -80,9 +80,10 @@ class TaskInWords(Task):
     """
 
     wanted: ClassVar[str] = "your final answer"  # what has to follow ``Answer:``
+    longest: ClassVar[int] = MAX_ANSWER_CHARS - 1  # tokens of a reply, which may think before it answers
 
     def max_answer_chars(self, level: int) -> int:  # noqa: ARG002
-        return MAX_ANSWER_CHARS - 1  # the reply, not only the answer: it may think first
+        return self.longest
 
     def read(self, completion: str) -> str:
         return answer_line(completion)
