@@ -26,6 +26,7 @@ from minirl.experiments.registry import FAMILIES, project_root, technique, techn
 from minirl.experiments.run import load_experiment
 from minirl.experiments.runner import parse_seeds
 from minirl.experiments.workbook import notebooks
+from minirl.policy.fetched import FETCHABLE
 from minirl.policy.models import base_names
 
 ROOT = project_root()
@@ -46,6 +47,8 @@ def lock_script():
 LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
 PIN_LINES = [line for line in LOCK.splitlines() if not line.startswith("#")]
 PINS = dict(line.split("==") for line in PIN_LINES)
+GYM_LINES = (ROOT / "requirements-gym.lock").read_text(encoding="utf-8").splitlines()[2:]
+GYM_PINS = dict(line.split("==") for line in GYM_LINES)
 DIRECT = [
     Requirement(text)
     for text in [*PROJECT["dependencies"], *(r for extra in PROJECT["optional-dependencies"].values() for r in extra)]
@@ -53,7 +56,7 @@ DIRECT = [
 
 
 def test_the_lock_holds_exact_public_releases_and_nothing_else():
-    for line in PIN_LINES:  # no hashes, no addresses, no +cpu, no ranges
+    for line in PIN_LINES + GYM_LINES:  # no hashes, no addresses, no +cpu, no ranges
         assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*==[0-9]+(\.[0-9]+)*((a|b|rc)[0-9]+)?(\.post[0-9]+)?", line), line
     assert list(PINS) == sorted(PINS)
     assert len(PINS) == len(PIN_LINES)
@@ -61,14 +64,21 @@ def test_the_lock_holds_exact_public_releases_and_nothing_else():
 
 @pytest.mark.parametrize("requirement", DIRECT, ids=str)
 def test_the_lock_satisfies_what_pyproject_asks_for(requirement):
-    pin = PINS[canonicalize_name(requirement.name)]
+    pin = (PINS | GYM_PINS)[canonicalize_name(requirement.name)]
     assert Version(pin) in requirement.specifier
+
+
+def test_what_only_gym_needs_is_in_a_lock_of_its_own():
+    """It is installed without dependencies: one would have to be compiled, and nobody should need a compiler."""
+    assert list(GYM_PINS) == sorted(GYM_PINS) and not GYM_PINS.keys() & PINS.keys()
+    assert "reasoning-gym" in GYM_PINS and "pycosat" not in GYM_PINS
 
 
 def test_the_lock_is_complete_and_consistent():
     """Whatever a pinned package needs is pinned, to a version that it accepts."""
     problems, seen = [], 0
-    for name, pin in PINS.items():
+    every = PINS | GYM_PINS
+    for name, pin in every.items():
         try:
             if version(name).partition("+")[0] != pin:
                 continue  # another release is installed here, whose needs say nothing about the pinned one
@@ -81,7 +91,9 @@ def test_the_lock_is_complete_and_consistent():
                 continue
             if re.match(r"nvidia-|cuda-|triton", needed.name):
                 continue  # which of these a build of torch needs depends on the build; it brings them itself
-            other = PINS.get(canonicalize_name(needed.name))
+            if needed.name == "pycosat":
+                continue  # left out
+            other = every.get(canonicalize_name(needed.name))
             if other is None or not needed.specifier.contains(other, prereleases=True):
                 problems.append(f"{name} needs {text}, pinned: {other}")
     assert problems == []
@@ -170,6 +182,9 @@ def check_minirl(words: list[str]) -> None:
     if words[0] == "open":
         assert options.slug in notebooks()
         assert options.tier is None or load_experiment(options.slug, options.tier)
+        return
+    if words[0] == "models":
+        assert getattr(options, "name", None) in (None, *FETCHABLE)
         return
     if words[0] in ("audit", "verify", "why"):
         for slug in [options.slug] if words[0] == "why" else options.slugs:

@@ -16,7 +16,7 @@ Text that is equal but for spacing, and plain numbers, are decided here. For the
 
 So it runs in another process, with LaTeX only. That process refuses to compile or execute any text (an audit hook, set
 after the imports, with which the above was found), may not use more than ``MEMORY`` bytes, and is killed when it is
-silent for ``PATIENCE`` seconds, which counts as not equal. It is no sandbox, and need not be: nothing of the text is run.
+silent for ``PATIENCE`` seconds, which counts as not equal. It is no sandbox, and need not be: no text is run.
 """
 
 import contextlib
@@ -134,11 +134,12 @@ def serve() -> None:
     import resource
 
     import sympy
+    import sympy.physics.units  # simplify() would import it later, and it makes its constants from text
     from latex2sympy2_extended import latex2sympy2
     from math_verify import LatexExtractionConfig, parse, verify
     from sympy.polys import monomials
 
-    def _mulpow(one: tuple[int, ...], other: tuple[int, ...], times: int) -> tuple[int, ...]:
+    def mulpow(one: tuple[int, ...], other: tuple[int, ...], times: int) -> tuple[int, ...]:
         return tuple(a + b * times for a, b in zip(one, other, strict=True))
 
     def number(text: str) -> sympy.Number:
@@ -148,8 +149,9 @@ def serve() -> None:
     latex2sympy2.convert_number = number
     latex2sympy2._Latex2Sympy.parse_number = lambda _, text: number(text)
     for name in ("mul", "pow", "ldiv", "div", "lcm", "gcd"):
-        setattr(monomials.MonomialOps, name, lambda _, plain=getattr(monomials, f"monomial_{name}"): plain)
-    monomials.MonomialOps.mulpow = lambda _: _mulpow
+        ready = staticmethod(functools.partial(getattr, monomials, f"monomial_{name}"))
+        setattr(monomials.MonomialOps, name, ready)
+    monomials.MonomialOps.mulpow = staticmethod(lambda: mulpow)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     say = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever a library prints is no answer
@@ -159,8 +161,6 @@ def serve() -> None:
         # Between dollar signs: without, a set or an interval is not taken for mathematics.
         gold, said = (parse(f"${text}$", extraction_config=config) for text in (reference, answer))
         return bool(gold and said and verify(gold, said))
-
-    import sympy.physics.units
 
     for pair in (("(1,2]", "(1,2]"), ("x^2+2x+1", "(x+1)^2"), ("\\sin^2 x", "1-\\cos^2 x"), ("\\{1,2\\}", "\\{2,1\\}")):
         same(*pair)  # sympy imports much on first use

@@ -1,4 +1,4 @@
-"""``gsm8k``: grade-school maths in words (Cobbe et al. 2021, arXiv 2110.14168), 7,473 problems to train and 1,319 to test.
+"""``gsm8k``: grade-school maths in words (Cobbe et al. 2021, arXiv 2110.14168), 7,473 problems to train, 1,319 to test.
 
 The answer is one number. It is compared as a number (:class:`minirl.tasks.words.NumberInWords`), which is exact here; a
 parser of mathematics is not needed, and nothing a model wrote is evaluated. The reply that serves as demonstration is
@@ -22,6 +22,7 @@ class Gsm8k(FromRows, NumberInWords):
     levels: ClassVar[range] = range(1, 2)
     source = "openai/gsm8k"
     config = "main"
+    longest = 511
     columns = ("question", "answer")
 
     def problem(self, row: Row) -> tuple[str, str]:

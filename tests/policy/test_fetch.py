@@ -14,10 +14,13 @@ import numpy
 import pytest
 import torch
 from gguf import GGMLQuantizationType, GGUFWriter, quants
+from safetensors import SafetensorError
 from tokenizers import pre_tokenizers
 
 from minirl.cli import main
-from minirl.errors import MinirlError
+from minirl.errors import ConfigError, MinirlError
+from minirl.experiments.fingerprint import fingerprint
+from minirl.experiments.run import load_experiment
 from minirl.policy import fetch
 from minirl.policy.fetched import FETCHABLE, PROVENANCE, Fetchable, fetched, is_fetched
 from minirl.policy.models import load_policy
@@ -242,6 +245,30 @@ def test_a_place_that_cannot_be_written(tiny, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MINIRL_MODELS", str(tmp_path / "file" / "models"))
     assert refused().endswith("MINIRL_MODELS names another place")
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SafetensorError("No space left on device")])
+def test_a_disk_that_fills_up(tiny, monkeypatch, error):
+    def full(directory: Path, model: Fetchable) -> None:
+        raise error
+
+    monkeypatch.setattr(fetch, "convert", full)
+    said = refused()
+    assert "No space left on device" in said and said.endswith("MINIRL_MODELS names another place")
+    assert left_over(tiny) == {".tiny.lock"}
+
+
+def test_a_config_may_name_it_before_it_is_here(monkeypatch, tmp_path):
+    monkeypatch.setenv("MINIRL_MODELS", str(tmp_path))
+    real = {"base": "smollm2", "task": {"name": "gym.chain_sum", "level": 1}}
+    experiment = load_experiment("score", "smoke", real)
+    parts = fingerprint(experiment)
+    assert parts["base"] == FETCHABLE["smollm2"].sha256[:16]
+    assert {"minirl/tasks/gym.py", "minirl/tasks/words.py", "minirl/policy/fetched.py"} <= parts.keys()
+    assert "minirl/policy/fetch.py" not in parts  # how it was fetched is no part of a result
+    assert "minirl/tasks/gym.py" not in fingerprint(load_experiment("score", "smoke"))
+    with pytest.raises(ConfigError, match=r"unknown base 'smolm2'\. Did you mean 'smollm2'\?"):
+        load_experiment("score", "smoke", {"base": "smolm2"})
 
 
 def test_a_weights_file_that_is_none(tiny, monkeypatch):
