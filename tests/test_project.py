@@ -305,16 +305,18 @@ ALLOWED: dict[str, set[str]] = {
     "config": {"errors"},
     "tasks": {"errors", "config"},
     "sandbox": {"errors", "tasks"},
-    "policy": {"errors"},
+    "ranks": set(),
+    "policy": {"errors", "config"},
     "objectives": {"config"},
-    "rollouts": {"errors", "config", "policy", "tasks"},
+    "rollouts": {"errors", "config", "ranks", "policy", "tasks"},
     "evaluation": {"policy", "objectives", "rollouts", "tasks"},
     "techniques": {"errors", "config", "tasks", "policy", "rollouts", "objectives", "evaluation"},
-    "loops": {"errors", "config", "tasks", "policy", "rollouts", "objectives", "techniques"},
-    "engines": {"errors", "config", "tasks", "policy", "rollouts", "objectives", "techniques", "loops"},
+    "loops": {"errors", "config", "ranks", "tasks", "policy", "rollouts", "objectives", "techniques"},
+    "engines": {"errors", "config", "ranks", "tasks", "policy", "rollouts", "objectives", "techniques", "loops"},
     "show": {"policy", "rollouts", "objectives"},
     "experiments": {
         *("errors", "config", "tasks", "policy", "rollouts", "objectives", "evaluation", "techniques", "loops"),
+        *("ranks", "engines"),
         "__init__",  # where the package lies
     },
     "cli": {"errors", "policy", "experiments"},
@@ -355,7 +357,9 @@ def module_name(path: Path) -> str:
 
 
 def part(name: str) -> str:
-    """``minirl.policy.fast`` → ``policy``."""
+    """``minirl.policy.fast`` → ``policy``. What an engine's ranks exchange lies below what they share out."""
+    if name == "minirl.engines.ranks":
+        return "ranks"
     return [*name.split("."), "__init__"][1]
 
 

@@ -19,7 +19,7 @@ seeds share items). There is no partial credit. ``countdown`` and ``puzzle24`` a
 items are kept whose own solution divides without a remainder, as ours must. Prompts say how to end a reply.
 """
 
-import importlib.util
+import contextlib
 import random
 import re
 import sys
@@ -58,8 +58,9 @@ TARGET_OF_PUZZLE24 = 24
 def load(dataset: str) -> TaskInWords:
     """The task ``gym.<dataset>``. Raises :class:`ConfigError` without reasoning-gym and for what it cannot score."""
     # Its puzzles about zebras, which are not among ours, import a solver that not every machine can compile.
-    if importlib.util.find_spec("pycosat") is None:
-        sys.modules["pycosat"] = ModuleType("pycosat")
+    with contextlib.suppress(ImportError):
+        import pycosat  # noqa: F401
+    sys.modules.setdefault("pycosat", ModuleType("pycosat"))
     try:
         import reasoning_gym  # noqa: F401 – imported late: an extra, and it takes seconds
         from reasoning_gym.factory import CURRICULA, DATASETS
