@@ -22,8 +22,8 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = "# Exact versions of everything, from `make lock`. Direct requirements are in pyproject.toml.\n"
 GYM_HEADER = (
-    "# What the extra gym needs besides, from `make lock`; install without dependencies: pycosat, a C extension without\n"
-    "# wheels, is left out, and minirl needs nothing of what needs it.\n"
+    "# What the extra gym needs besides, from `make lock`; install without dependencies: pycosat, a C extension\n"
+    "# without wheels, is left out, and minirl needs nothing of what needs it.\n"
 )
 UNUSED = "pycosat"
 
