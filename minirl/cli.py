@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from minirl.errors import MinirlError
 
@@ -71,7 +72,21 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
     command.add_argument("--out", type=Path, default=None, help="directory of the runs (default: runs/SLUG/TIER)")
     command.add_argument("--publish", action="store_true", help="write the results under reproductions/")
+    command.add_argument(
+        "--launcher", choices=("local", "submitit"), default="local", help="here, or every seed as a job of SLURM"
+    )
+    command.add_argument(
+        "--slurm", action="append", default=[], metavar="KEY=VALUE", help="of the jobs: partition, timeout_min, mem_gb …"
+    )
     command.set_defaults(run=reproduce)
+
+    command = commands.add_parser("plan", help="what a config needs in memory, tokens and time, and does it fit here?")
+    command.add_argument("slug", metavar="SLUG")
+    command.add_argument("--tier", default="tiny", help="smoke, tiny, small or large (default: tiny)")
+    command.add_argument("--variant", default="", help="a second config of the tier, such as ablations")
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
+    command.add_argument("--json", action="store_true", help="machine-readable, documented in README.md")
+    command.set_defaults(run=plan)
 
     command = commands.add_parser(
         "sweep", help="run the ablations of a technique (its second config), without notebook"
@@ -206,18 +221,15 @@ def reproduce(options: argparse.Namespace) -> int:
 
     for slug in options.slugs:
         load_experiment(slug, options.tier, options.set)  # all mistakes show before the first run starts
-    status = 0
+    seeds = {slug: seeds_asked_for(options, slug) for slug in options.slugs}
+    status, launch = 0, launcher_asked_for(options)
+    settings = {"resume": options.resume, "overrides": options.set, "out": options.out}
+    if options.launcher != "local":  # all are queued before the first is waited for
+        for slug in options.slugs:
+            runner.submit(slug, options.tier, seeds[slug], launch, **settings)
+        settings["resume"] = True
     for slug in options.slugs:
-        seeds = seeds_asked_for(options, slug)
-        jobs = runner.reproduce(
-            slug,
-            options.tier,
-            seeds,
-            jobs=options.jobs,
-            resume=options.resume,
-            overrides=options.set,
-            out=options.out,
-        )
+        jobs = runner.reproduce(slug, options.tier, seeds[slug], jobs=options.jobs, launch=launch, **settings)
         budget = load_experiment(slug, options.tier, options.set).budget
         for job in jobs:
             results = read_json(job.results)
@@ -233,6 +245,21 @@ def reproduce(options: argparse.Namespace) -> int:
         if options.publish:
             print(f"published to {runner.shown(publish(slug, options.tier, [job.directory for job in jobs]))}")
     return status
+
+
+def launcher_asked_for(options: argparse.Namespace) -> Any:
+    """What ``--launcher`` and ``--slurm`` say. Raises :class:`ConfigError` if they do not fit together."""
+    from minirl.config import parse_overrides
+    from minirl.errors import ConfigError
+    from minirl.experiments.launchers import Command, submitit_launcher
+
+    if options.launcher == "local":
+        if options.slurm:
+            raise ConfigError("--slurm is for jobs of a cluster: add --launcher submitit")
+        return Command.start
+    if options.jobs is not None:
+        raise ConfigError("--jobs is for this machine; how many jobs of a cluster run side by side is its business")
+    return submitit_launcher(parse_overrides(options.slurm))
 
 
 def sweep(options: argparse.Namespace) -> None:
@@ -361,6 +388,13 @@ def bases_build(options: argparse.Namespace) -> None:
         policy = build_base(recipe, progress)
     card = save_base(policy, SHIPPED / options.name / "recipe.yaml", out)
     print(f"written to {out}\n{json.dumps(card, indent=1)}")
+
+
+def plan(options: argparse.Namespace) -> None:
+    from minirl.experiments import plan as planning
+
+    made = planning.plan(options.slug, options.tier, options.set, options.variant)
+    print(json.dumps(made.to_json(), indent=1) if options.json else planning.render(made))
 
 
 def doctor(options: argparse.Namespace) -> int:  # noqa: ARG001
