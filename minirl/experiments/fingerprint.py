@@ -15,6 +15,7 @@ from typing import Any
 
 from minirl.config import Experiment
 from minirl.experiments.registry import method_class, project_root, technique
+from minirl.policy.fetched import FETCHABLE
 from minirl.policy.models import base_directory
 from minirl.tasks import get
 
@@ -101,6 +102,8 @@ def fingerprint(experiment: Experiment) -> dict[str, str]:
     base = base_directory(experiment.base)
     if base is not None:
         parts["base"] = short_hash((base / "model.safetensors").read_bytes())
+    elif experiment.base in FETCHABLE:  # known also where it is not fetched
+        parts["base"] = FETCHABLE[experiment.base].digest
     return parts
 
 

@@ -73,7 +73,8 @@ from minirl.experiments.rundir import (
     save_checkpoint,
 )
 from minirl.loops import Learner, Record, run_phases
-from minirl.policy.models import Policy, base_directory, base_names, load_policy
+from minirl.policy.fetched import FETCHABLE
+from minirl.policy.models import Policy, base_names, load_policy
 from minirl.rollouts.episodes import Rollouts
 from minirl.rollouts.samplers import Problems, Rule, read_rule
 from minirl.tasks import Item, get
@@ -113,8 +114,9 @@ def load_experiment(slug: str, tier: str, overrides: Any = None, variant: str = 
         raise ConfigError(f"{source}: key 'base': neither a name nor a directory: {base[:80]!r}")
     if experiment.threads > MAX_THREADS:
         raise ConfigError(f"{source}: key 'threads': {experiment.threads} are more than {MAX_THREADS}")
-    hint = nearest(base, base_names())
-    if "Did you mean" in hint and "/" not in base and base_directory(base) is None and not Path(base).exists():
+    known_bases = [*base_names(), *FETCHABLE]
+    hint = nearest(base, known_bases)
+    if "Did you mean" in hint and "/" not in base and base not in known_bases and not Path(base).exists():
         raise ConfigError(f"{source}: key 'base': unknown base {base!r}.{hint}")  # others may be on the hub
     for arm in experiment.arms:
         if not NAME.fullmatch(arm):  # it becomes a directory of the run

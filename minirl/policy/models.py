@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from minirl.errors import MinirlError
 from minirl.policy import fast
+from minirl.policy.fetched import fetched
 from minirl.policy.tokenizer import char_tokenizer
 
 # Bars for files of a few hundred kilobytes would bury what a notebook has to say.
@@ -149,12 +150,12 @@ def tiny_llama(hidden: int, layers: int, heads: int, max_length: int = 128, seed
 
 
 def load_policy(source: str | Path, device: str = "cpu") -> Policy:
-    """Load a shipped base by name, a local directory in hub format, or a hub model.
+    """Load a shipped base or a fetched model by name, a local directory in hub format, or a hub model.
 
     Raises :class:`MinirlError` if the source cannot be read, lacks weights, has no usable tokenizer, or its vocabulary
     is larger than the model's embedding.
     """
-    path = base_directory(str(source)) or Path(source)
+    path = base_directory(str(source)) or fetched(str(source)) or Path(source)
     target = str(path) if path.exists() else str(source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(target)
