@@ -76,7 +76,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--launcher", choices=("local", "submitit"), default="local", help="here, or every seed as a job of SLURM"
     )
     command.add_argument(
-        "--slurm", action="append", default=[], metavar="KEY=VALUE", help="of the jobs: partition, timeout_min, mem_gb …"
+        "--slurm",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="of jobs: partition, timeout_min, mem_gb …",
     )
     command.set_defaults(run=reproduce)
 
@@ -403,6 +407,8 @@ def plan(options: argparse.Namespace) -> None:
 
     made = planning.plan(options.slug, options.tier, options.set, options.variant)
     print(json.dumps(made.to_json(), indent=1) if options.json else planning.render(made))
+
+
 def models_list(options: argparse.Namespace) -> None:  # noqa: ARG001
     from minirl.policy.fetched import FETCHABLE, is_fetched, models_directory
 

@@ -1,7 +1,7 @@
 """Where the command of a seed runs: in a process here, or as a job of a cluster through submitit.
 
-A launcher is a function: it takes a :class:`Command`, starts it, and returns what :func:`subprocess.Popen` would, as far
-as :mod:`minirl.experiments.runner` looks at it (:class:`Process`). What runs is the same command either way.
+A launcher is a function: it takes a :class:`Command`, starts it, and returns what :func:`subprocess.Popen` would, as
+far as :mod:`minirl.experiments.runner` looks at it (:class:`Process`). What runs is the same command either way.
 """
 
 import contextlib
@@ -161,9 +161,9 @@ def submitit_launcher(settings: Mapping[str, Any]) -> Launcher:
             made = submitit.AutoExecutor(folder, cluster=cluster)
             made.update_parameters(**{**defaults, **settings})
         except (AssertionError, NameError, RuntimeError, TypeError, ValueError) as error:
-            raise ConfigError(
-                f"--slurm: {error}" if "srun" not in str(error) else "no SLURM here (srun is not found)"
-            ) from error
+            if "Could not detect" in str(error):
+                raise ConfigError("no SLURM here: srun is not found; --slurm cluster=local tries it without") from error
+            raise ConfigError(f"--slurm: {error}") from error
         return made
 
     submitted: dict[Path, ClusterJob] = {}
@@ -201,7 +201,7 @@ def _earlier(directory: Path) -> ClusterJob | None:
         cluster, number = known["cluster"], str(int(known["id"]))
     except (OSError, ValueError, LookupError, TypeError):
         return None
-    job = (LocalJob if cluster == "local" else SlurmJob)(directory / FOLDER, number)
+    job: Any = (LocalJob if cluster == "local" else SlurmJob)(directory / FOLDER, number)
     found = ClusterJob(directory, cluster, number, job)
     status = found.poll()
     return found if status is None or (status == 0 and (directory / "results.json").exists()) else None

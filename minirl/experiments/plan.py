@@ -2,8 +2,8 @@
 
 All of it follows from the resolved config and from the model's ``config.json``: the model is built on torch's meta
 device, where parameters have shapes and no numbers. Rates are measured here, in a second. This is arithmetic, not a
-measurement of training: memory is meant to be right within half, time within a few times
-(``python -m minirl.experiments.plan`` compares both with the committed results).
+measurement of training: memory is meant to be right within half, time to its order of magnitude
+(``python -m minirl.experiments.plan`` compares both with committed results).
 
 Memory of one rank, in bytes. P parameters of b bytes (2 in bfloat16, else 4), of which T are trained (with LoRA those
 of the adapter, beside the P); R episodes on this rank, M of them in a micro-batch, C tokens in an episode, of which the
@@ -165,7 +165,9 @@ def shape_of(experiment: Experiment) -> Shape:
         linear = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head}
         chosen = [m for n, m in linear.items() if lora.targets is None or n.rpartition(".")[2] in lora.targets]
         if not chosen:
-            raise ConfigError(f"key 'lora.targets': the model has no linear layer called {', '.join(lora.targets or [])}")
+            raise ConfigError(
+                f"key 'lora.targets': the model has no linear layer called {', '.join(lora.targets or [])}"
+            )
         trained = sum(lora.rank * (m.in_features + m.out_features) for m in chosen)
     text = config.get_text_config()
     tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
@@ -220,14 +222,16 @@ def _tokens(base: str, prompts: list[str], feedback: list[str]) -> tuple[int, in
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(path) if path.exists() else base, local_files_only=True)
         policy = Policy(None, tokenizer)
-        return *(max(map(len, rows)) for rows in (policy.encode_prompts(prompts), policy.encode_feedback(feedback))), ""
+        rows, after = policy.encode_prompts(prompts), policy.encode_feedback(feedback)
+        return max(map(len, rows)), max(map(len, after)), ""
     except Exception:  # as in model_config
-        prompt, after = (math.ceil(max(map(len, texts)) / CHARACTERS_A_TOKEN) for texts in (prompts, feedback))
+        lengths = (math.ceil(max(map(len, texts)) / CHARACTERS_A_TOKEN) for texts in (prompts, feedback))
         said = (
             f"the tokenizer of {base} is not here: {CHARACTERS_A_TOKEN} characters of a prompt are taken for a token, "
             f"and {TEMPLATE_TOKENS} tokens for its chat template"
         )
-        return prompt + TEMPLATE_TOKENS, after + TEMPLATE_TOKENS, said
+        prompt, reply = (length + TEMPLATE_TOKENS for length in lengths)
+        return prompt, reply, said
 
 
 # --- Memory and work ------------------------------------------------------------------------------------------------
@@ -343,9 +347,7 @@ def absent(item: Technique, tier: str) -> str:
     return str(reasons.get(tier, {}).get(item.slug, ""))
 
 
-def plan(
-    slug: str, tier: str, overrides: Any = None, variant: str = "", machine: Machine | None = None
-) -> Plan:
+def plan(slug: str, tier: str, overrides: Any = None, variant: str = "", machine: Machine | None = None) -> Plan:
     """The plan of a config. ``machine`` is measured if it is not given. Raises :class:`MinirlError`."""
     item = technique(slug)
     if not config_path(item, tier, variant).exists() and (reason := absent(item, tier)):
@@ -355,14 +357,18 @@ def plan(
     shape = shape_of(experiment)
     batch, assumed = batch_of(experiment)
     trained = [arm for arm in experiment.arms if load_method(experiment, arm).phases(train)]
+    if not trained:
+        shape = replace(shape, trained=0)
     memory = memory_of(shape, batch, max(batch.rows, min(experiment.evaluation.batch, experiment.evaluation.items)))
+    if not trained:
+        memory |= dict.fromkeys(("reference", "activations", "logits"), 0)
     if not experiment.device.startswith("cuda"):
         memory = {"program": _program(), **memory}
     machine = machine or measure(shape, batch, experiment.device, experiment.threads)
 
     tokens = batch.rows * ranks * batch.own
     of_an_arm = min(tokens * train.updates, train.tokens or math.inf)
-    updates = math.ceil(of_an_arm / tokens)
+    updates = math.ceil(of_an_arm / tokens) if trained else 0
     work = work_of(shape, batch, train.passes)
     items = experiment.evaluation.items
     held_out = replace(batch, rows=items, prompts=items)
@@ -451,8 +457,8 @@ def render(plan: Plan) -> str:
         f"  tokens generated  {amount(plan.tokens['update'])} an update, {amount(plan.tokens['seed'])} a seed with all "
         f"arms, {amount(plan.tokens['evaluation'])} an evaluation",
         f"  operations        {amount(plan.operations['update'])} an update, {plan.updates} updates an arm",
-        f"  time              {duration(plan.seconds['update'])} an update, {duration(plan.seconds['seed'])} a seed with "
-        f"all arms   (declared: {duration(plan.budget['core_s'])})",
+        f"  time              {duration(plan.seconds['update'])} an update, {duration(plan.seconds['seed'])} a seed "
+        f"with all arms   (declared: {duration(plan.budget['core_s'])})",
         f"  by what was measured on this machine's {machine.name}: {amount(machine.generating)}FLOP/s generating, "
         f"{amount(machine.learning)}FLOP/s learning, {amount(machine.bandwidth)}B/s",
         "",
@@ -478,6 +484,6 @@ def compared(slugs: list[str], tier: str = "tiny") -> list[dict[str, Any]]:
 if __name__ == "__main__":
     transformers.utils.logging.set_verbosity_error()
     print("planned / measured, a seed with all arms (committed results at tiny)")
-    for row in compared([item for item in ("score", "ufo", "raft", "nft", "spiral", "sec", "co-reward", "spin")]):
+    for row in compared(["score", "ufo", "raft", "nft", "spiral", "sec", "co-reward", "spin"]):
         pairs = (f"{key} {a:,.0f} / {b:,.0f} = {a / max(b, 1):.2f}" for key, (a, b) in list(row.items())[1:])
         print(f"{row['slug']:<12} " + "   ".join(pairs))

@@ -182,7 +182,9 @@ def test_a_dry_run_of_every_config_beyond_this_machine(slug, tier):
 def test_the_command_says_it_in_words_and_as_json(capsys):
     assert main(["plan", "score"]) == 0
     said = capsys.readouterr().out
-    assert said.startswith("score at tiny: add-repeating, add, level 5, 4 arms, device cpu\n101 k parameters; trained: ")
+    assert said.startswith(
+        "score at tiny: add-repeating, add, level 5, 4 arms, device cpu\n101 k parameters; trained: "
+    )
     assert "\nThis machine: yes, it fits." in said and "3.23 M a seed with all arms" in said
     assert main(["plan", "score", "--json", "--set", "train.updates=3", "--set", "task.level=6"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -234,4 +236,10 @@ def test_sizes_in_words(value, said):
 
 def test_amounts_and_durations_in_words():
     assert [planning.amount(x) for x in (12, 1540, 2.5e12)] == ["12", "1.54 k", "2.5 T"]
-    assert [planning.duration(x) for x in (0.25, 90, 600, 9000, 5e5)] == ["0.25 s", "90 s", "10 min", "2.5 h", "5.79 days"]
+    assert [planning.duration(x) for x in (0.25, 90, 600, 9000, 5e5)] == [
+        "0.25 s",
+        "90 s",
+        "10 min",
+        "2.5 h",
+        "5.79 days",
+    ]
