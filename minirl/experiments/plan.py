@@ -47,6 +47,7 @@ from minirl.experiments.registry import Technique, config_path, project_root, re
 from minirl.experiments.run import load_experiment, load_method
 from minirl.experiments.rundir import read_json
 from minirl.loops import piece
+from minirl.policy.fetched import fetched
 from minirl.policy.models import Policy, base_directory
 from minirl.tasks import get
 from minirl.tasks.game import Game
@@ -140,7 +141,7 @@ def model_config(base: str) -> Any:
 
     Nothing is fetched. Raises :class:`MinirlError` that says how to get it.
     """
-    path = base_directory(base) or Path(base)
+    path = base_directory(base) or fetched(base) or Path(base)
     try:
         return AutoConfig.from_pretrained(str(path) if path.exists() else base, local_files_only=True)
     except Exception as error:  # whatever transformers makes of the files: it has no error of its own
@@ -218,7 +219,7 @@ def batch_of(experiment: Experiment) -> tuple[Batch, str]:
 
 def _tokens(base: str, prompts: list[str], feedback: list[str]) -> tuple[int, int, str]:
     """Tokens of the longest prompt and feedback, and what was assumed if the base's tokenizer is not here."""
-    path = base_directory(base) or Path(base)
+    path = base_directory(base) or fetched(base) or Path(base)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(path) if path.exists() else base, local_files_only=True)
         policy = Policy(None, tokenizer)
