@@ -35,7 +35,7 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 import torch
 
 from minirl.config import TaskConfig, TrainConfig
-from minirl.experiments.run import peak_mb
+from minirl.experiments.training import peak_mb
 from minirl.loops import Learner, online, policy_losses
 from minirl.policy.logprobs import pad_rows
 from minirl.policy.models import tiny_llama

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from minirl.config import TaskConfig, TrainConfig
+from minirl.engines import ranks
 from minirl.errors import TrainingError
 from minirl.objectives.distillation import align, distillation
 from minirl.objectives.kl import EXACT_UP_TO, estimated_kl, exact_kl, kl_penalty
@@ -30,6 +31,7 @@ from minirl.rollouts.samplers import Problems, Rule
 from minirl.tasks import Item, get
 from minirl.techniques.base import (
     Credit,
+    Examples,
     OnlinePhase,
     Pairs,
     Phase,
@@ -80,7 +82,7 @@ class Learner:
         return torch.Generator().manual_seed(derive_seed(self.seed, purpose, update))
 
     def step(self, losses: Iterator[Tensor]) -> dict[str, float]:
-        """One optimiser step on the sum of ``losses``, which are backpropagated one after the other.
+        """One optimiser step on the sum of ``losses`` of all ranks, which are backpropagated one after the other.
 
         Raises :class:`TrainingError` if the gradient is not finite.
         """
@@ -89,6 +91,7 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         for loss in losses:
             loss.backward()
+        ranks.add_gradients(self.parameters)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.train.max_grad_norm).item()
         if not math.isfinite(norm):
             raise TrainingError(
@@ -156,7 +159,7 @@ def online(learner: Learner, phase: OnlinePhase, last: int) -> Iterator[Record]:
         if phase.memory:
             stats |= phase.memory.learned(learner.policy) or {}
             learner.memory = phase.memory.state() if learner.updates_done < last else {}
-        yield {**stats, **credit.stats, **losses, **norm}
+        yield {**stats, **credit.stats, **ranks.add(losses), **norm}
 
 
 def policy_losses(
@@ -168,7 +171,8 @@ def policy_losses(
     teacher: Teacher | None = None,
     loss_of: Callable[..., tuple[Tensor, dict[str, float]]] = policy_gradient,
 ) -> Iterator[Tensor]:
-    """The loss of every micro-batch; they add up to the loss of the whole batch, whose values end up in ``stats``.
+    """The loss of every micro-batch of this rank; they add up to the loss of the whole batch, whose values end up in
+    ``stats``.
 
     ``rollouts`` are the sequences to learn from. The normalisers are those of the whole batch: token weights do not
     depend on the split. Logged besides the loss: ``entropy`` per own token, and ``kl@t``, the divergence from the
@@ -177,9 +181,10 @@ def policy_losses(
     policy, train, samples = learner.policy, learner.train, rollouts.samples
     totals = Totals(len(rollouts.items), max(1, rollouts.generated_tokens()), rollouts.longest)
     penalised = bool(credit.kl.any())  # else there is no need to ask the reference
-    shared, size = rollouts.shared, piece(totals.episodes, samples, train.micro_batches)
+    shared = rollouts.shared
+    size = piece(totals.episodes, samples, train.micro_batches * ranks.here().count)
     group = min(size, samples)
-    for rows in torch.arange(totals.episodes, device=rollouts.ids.device).split(size):
+    for rows in ranks.share(torch.arange(totals.episodes, device=rollouts.ids.device).split(size)):
         # Position t predicts token t + 1, and nothing before position ``shared`` predicts a token of the policy's own.
         ids, columns = rollouts.ids[rows], slice(shared + 1, None)
         own, turns = rollouts.own[rows, columns], rollouts.turn[rows, columns]
@@ -204,9 +209,14 @@ def policy_losses(
             taught, said = teacher_loss(learner, teacher, rows, logits, own)
             loss, parts = loss + taught, {**parts, **said}
         parts["entropy"] = entropy(logits.detach())[own].sum().item() / totals.tokens
-        for name, value in parts.items():
-            stats[name] = stats.get(name, 0.0) + value
+        accumulate(stats, parts)
         yield loss
+
+
+def accumulate(stats: dict[str, float], parts: dict[str, float]) -> None:
+    """Add what a micro-batch contributes to each of ``stats``."""
+    for name, value in parts.items():
+        stats[name] = stats.get(name, 0.0) + value
 
 
 def teacher_loss(
@@ -249,19 +259,23 @@ def supervised(learner: Learner, phase: SupervisedPhase, first: int, last: int) 
     batch = learner.train.prompts * learner.train.samples
     for update in range(learner.updates_done, last):
         rows = torch.randint(len(examples.ids), (batch,), generator=learner.generator(update, "minibatch"))
-        ids, learn = examples.ids[rows], examples.learn[rows, 1:]
         losses: dict[str, float] = {}
-
-        def loss(ids: Tensor = ids, learn: Tensor = learn, losses: dict[str, float] = losses) -> Iterator[Tensor]:
-            logprobs = token_logprobs(learner.policy.logits(ids[:, :-1]), ids[:, 1:])
-            value, stats = cross_entropy(logprobs, learn, int(learn.sum()))
-            losses.update(stats)
-            yield value
-
-        norm = learner.step(loss())
+        norm = learner.step(supervised_losses(learner, examples, rows, losses))
         learner.updates_done += 1
-        yield {**stats, **norm, **losses}
+        yield {**stats, **norm, **ranks.add(losses)}
         stats = {}
+
+
+def supervised_losses(learner: Learner, examples: Examples, rows: Tensor, stats: dict[str, float]) -> Iterator[Tensor]:
+    """The cross-entropy of every micro-batch of this rank; they add up to the mean over the tokens of all ``rows``."""
+    tokens = int(examples.learn[rows, 1:].sum())
+    parts = learner.train.micro_batches * ranks.here().count
+    for some in ranks.share(rows.split(math.ceil(len(rows) / parts))):
+        ids, learn = examples.ids[some], examples.learn[some, 1:]
+        logprobs = token_logprobs(learner.policy.logits(ids[:, :-1]), ids[:, 1:])
+        loss, said = cross_entropy(logprobs, learn, tokens)
+        accumulate(stats, said)
+        yield loss
 
 
 def preference(learner: Learner, phase: PreferencePhase, last: int) -> Iterator[Record]:
@@ -279,25 +293,32 @@ def preference(learner: Learner, phase: PreferencePhase, last: int) -> Iterator[
     for update in range(learner.updates_done, last):
         chosen = torch.randint(len(pairs.confidence), (size,), generator=learner.generator(update, "minibatch"))
         losses: dict[str, float] = {}
-
-        def loss(chosen: Tensor = chosen, losses: dict[str, float] = losses) -> Iterator[Tensor]:
-            for some in chosen.split(math.ceil(size / learner.train.micro_batches)):
-                rows = torch.stack([2 * some, 2 * some + 1], dim=1).flatten()
-                ids, own = pairs.ids[rows], pairs.own[rows, 1:]
-                with torch.no_grad():
-                    theirs = token_logprobs(learner.reference.logits(ids[:, :-1]), ids[:, 1:])
-                ratios = sequence_logprobs(token_logprobs(learner.policy.logits(ids[:, :-1]), ids[:, 1:]) - theirs, own)
-                value, said = phase.loss(ratios[::2], ratios[1::2], pairs.confidence[some], normaliser=size)
-                for name, number in said.items():
-                    losses[name] = losses.get(name, 0.0) + number
-                yield value
-
-        norm = learner.step(loss())
+        norm = learner.step(preference_losses(learner, pairs, chosen, phase.loss, losses))
         learner.updates_done += 1
         if learner.updates_done == last:
             learner.pairs = None
-        yield {**stats, **norm, **losses}
+        yield {**stats, **norm, **ranks.add(losses)}
         stats = {}
+
+
+def preference_losses(
+    learner: Learner,
+    pairs: Pairs,
+    chosen: Tensor,
+    loss_of: Callable[..., tuple[Tensor, dict[str, float]]],
+    stats: dict[str, float],
+) -> Iterator[Tensor]:
+    """The loss of every micro-batch of this rank; they add up to the mean over the ``chosen`` pairs."""
+    parts = learner.train.micro_batches * ranks.here().count
+    for some in ranks.share(chosen.split(math.ceil(len(chosen) / parts))):
+        rows = torch.stack([2 * some, 2 * some + 1], dim=1).flatten()
+        ids, own = pairs.ids[rows], pairs.own[rows, 1:]
+        with torch.no_grad():
+            theirs = token_logprobs(learner.reference.logits(ids[:, :-1]), ids[:, 1:])
+        ratios = sequence_logprobs(token_logprobs(learner.policy.logits(ids[:, :-1]), ids[:, 1:]) - theirs, own)
+        loss, said = loss_of(ratios[::2], ratios[1::2], pairs.confidence[some], normaliser=len(chosen))
+        accumulate(stats, said)
+        yield loss
 
 
 def rollout_stats(rollouts: Rollouts) -> dict[str, float]:

@@ -432,7 +432,7 @@ def test_a_config_in_the_wrong_place(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     write(folder / "smoke.yaml", yaml.safe_dump({**experiment, "tier": "tiny"}))
     monkeypatch.setattr("minirl.experiments.registry.Technique.reproduction", folder)
-    monkeypatch.setattr("minirl.experiments.run.project_root", lambda: tmp_path)
+    monkeypatch.setattr("minirl.experiments.resolve.project_root", lambda: tmp_path)
     with pytest.raises(
         ConfigError, match=r"^reproductions/score/smoke.yaml: is for score at tiny, not score at smoke$"
     ):

@@ -11,10 +11,11 @@ How a run differs from one on the local engine
 ----------------------------------------------
 1. Before it splits a batch into micro-batches, TRL shuffles its rows: sums are rounded otherwise, and the weight
    ``micro_batch`` of an objective, which is a statistic of the split, has another value if there is more than one.
-2. With a ``peft_config`` the reference is the model with its adapter disabled; all other references are frozen copies.
+2. The reference of a policy with a fresh adapter is its model with the adapter disabled; others are frozen copies.
 3. TRL saves after optimiser steps, and a resumed run rolls out anew: with ``train.passes`` above 1 a checkpoint within
    an update resumes with fresh rollouts of it. Neither rollouts nor the reference are in the checkpoint.
-4. Logged are ``tokens``, those generated in this update, and not their running total.
+4. Its checkpoints hold optimiser and random numbers as torch pickles them, which is TRL's way; they are read with
+   ``weights_only`` and only if they are what was written.
 
 What is refused (:func:`online_phases`, and :class:`~minirl.errors.ConfigError` on the way) runs on the local engine.
 """
@@ -24,8 +25,8 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -38,9 +39,9 @@ from peft import PeftModel
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from minirl.config import TaskConfig, TrainConfig
+from minirl.config import TaskConfig, TrainConfig, nearest
 from minirl.errors import ConfigError, TrainingError
-from minirl.loops import derive_seed, rollout_stats
+from minirl.loops import Record, derive_seed, rollout_stats
 from minirl.objectives.kl import EXACT_UP_TO, estimated_kl, exact_kl, kl_penalty
 from minirl.objectives.policy_gradient import Totals, token_weights
 from minirl.policy.logprobs import entropy, token_logprobs
@@ -114,6 +115,9 @@ def grpo_config(train: TrainConfig, seed: int, directory: str | Path, ranks: int
     }
     if taken := sorted(given.keys() & settings.keys()):
         raise ConfigError(f"engine trl: {', '.join(taken)}: follows from the train section of the config or from seed")
+    known = {field.name for field in fields(GRPOConfig)}
+    for name in settings.keys() - known:
+        raise ConfigError(f"engine trl: GRPOConfig has no setting {name!r}.{nearest(name, known)}")
     # Without dropout: attempts are sampled from the policy that the loss is about.
     plain = {"logging_steps": 1, "report_to": "none", "gradient_checkpointing": False, "disable_dropout": True}
     return GRPOConfig(str(directory), **given, **{**plain, **settings})
@@ -125,6 +129,12 @@ class WithoutAdapter(Policy):
     def logits(self, ids: Tensor, group: int = 1, shared: int = 0) -> Tensor:
         with self.model.disable_adapter():
             return super().logits(ids, group, shared)
+
+
+def has_fresh_adapter(policy: Policy) -> bool:
+    """Whether ``policy`` has an adapter that adds nothing yet: then its reference is the model without."""
+    added = [p for name, p in policy.model.named_parameters() if "lora_B" in name]
+    return bool(added) and not any(p.any() for p in added)
 
 
 def score(**_: Any) -> list[float | None]:
@@ -146,8 +156,9 @@ class Update:
 class PhaseTrainer(GRPOTrainer):
     """GRPOTrainer that trains ``policy`` with the online phases of ``method``; :meth:`train` runs all of them.
 
-    ``settings`` are further ones of a GRPOConfig (``save_steps``, ``bf16``, ``report_to`` …); ``peft_config`` puts an
-    adapter on the model. Raises :class:`ConfigError` for what TRL cannot express.
+    ``settings`` are further ones of a GRPOConfig (``save_steps``, ``bf16``, ``report_to`` …). ``on_record`` is called
+    after every update with the record that the local engine would make of it, ``on_checkpoint`` with every directory
+    that was saved. Raises :class:`ConfigError` for what TRL cannot express.
     """
 
     model: Any  # TRL's annotations allow for what is not there before training
@@ -162,8 +173,6 @@ class PhaseTrainer(GRPOTrainer):
         train: TrainConfig,
         seed: int,
         directory: str | Path,
-        *,
-        peft_config: Any = None,
         **settings: Any,
     ) -> None:
         self.phases, self.settings = online_phases(method, train), train
@@ -173,7 +182,7 @@ class PhaseTrainer(GRPOTrainer):
             settings = {"use_cpu": True, "bf16": False, **settings}
         ranks = PartialState(cpu=settings.get("use_cpu", False)).num_processes
         # The copy comes first: TRL gives the model another `forward`, and a copy of that would run the original.
-        frozen = policy.frozen_copy() if peft_config is None else None
+        frozen = None if has_fresh_adapter(policy) else policy.frozen_copy()
         base = policy.model.get_base_model() if isinstance(policy.model, PeftModel) else policy.model
         forward = vars(base).get("forward")
         super().__init__(
@@ -182,7 +191,6 @@ class PhaseTrainer(GRPOTrainer):
             args=grpo_config(train, seed, directory, ranks, **settings),
             train_dataset=Dataset.from_dict({"index": list(range(train.updates * train.prompts))}),
             processing_class=policy.tokenizer,
-            peft_config=peft_config,
         )
         # That `forward` computes log-probs without logits, and only TRL's own loss asks for it.
         del base.forward
@@ -190,6 +198,10 @@ class PhaseTrainer(GRPOTrainer):
             base.forward = forward
         self.policy = replace(policy, model=self.model)
         self.reference = frozen or WithoutAdapter(self.model, policy.tokenizer, policy.name)
+        self.on_record: Callable[[Record], None] = lambda _: None
+        self.on_checkpoint: Callable[[Path], None] = lambda _: None
+        self.generated_tokens = 0  # so far; a caller that resumes knows how many there were
+        self.record: Record = {}  # of the update, as far as it has come
         self.update: Update | None = None  # the one whose rollouts TRL has in its buffer
         self.losses: dict[str, float] = defaultdict(float)  # of an optimiser step, as far as it has come
 
@@ -216,6 +228,8 @@ class PhaseTrainer(GRPOTrainer):
         totals = Totals(sum(episodes_of), max(1, sum(tokens)), max(longest))
         penalised = any(gather_object([bool(credit.kl.any())]))
         self.update = Update(phase, totals, penalised, rollouts.shared, rollouts.scores.shape[1])
+        self.generated_tokens += sum(tokens)
+        self.record = {"update": update + 1, "phase": phase.name, "generated_tokens": self.generated_tokens}
         self.note({**stats, **credit.stats}, mean=True)
         self.note({"tokens": float(rollouts.generated_tokens())})
         self.show(rollouts, credit)
@@ -282,7 +296,13 @@ class PhaseTrainer(GRPOTrainer):
             for name, value in part.items():
                 found[name].append(value)
         for name, values in found.items():
-            self._metrics["train"][name].append(sum(values) / (len(values) if mean else 1))
+            self.record[name] = sum(values) / (len(values) if mean else 1)
+            self._metrics["train"][name].append(self.record[name])
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        super().log(logs, start_time)
+        if "grad_norm" in logs and self.state.global_step % self.settings.passes == 0:  # else amid an update, or after
+            self.on_record({**self.record, "grad_norm": logs["grad_norm"]})
 
     def show(self, rollouts: Rollouts, credit: Credit) -> None:
         """Fill TRL's table of completions, which ``log_completions`` writes."""
@@ -317,3 +337,7 @@ class PhaseTrainer(GRPOTrainer):
                 f"{self.args.output_dir}. Lower train.learning_rate."
             )
         return norm
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        self.on_checkpoint(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}")

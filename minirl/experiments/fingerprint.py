@@ -21,6 +21,8 @@ from minirl.tasks import get
 
 # What every run uses besides its technique; the show and experiments packages only display and store.
 ROOTS = ("minirl/loops.py",)
+ENGINES = {"trl": "minirl/engines/trl.py"}  # what else runs on another engine use
+PLACE = ("budget", "threads", "ranks", "device")  # keys that say where, and not what
 GIVEN = ("config", "base")  # parts of a fingerprint that are no code
 
 
@@ -89,12 +91,13 @@ def _imported_names(source: str) -> tuple[str, ...]:
 def fingerprint(experiment: Experiment) -> dict[str, str]:
     """Part → hash for everything a result of ``experiment`` depends on.
 
-    Where it runs (``budget``, ``threads``) is not part of the config that counts.
+    Where it runs (:data:`PLACE`) is not part of the config that counts.
     """
     root = project_root()
     modules = {method_class(arm["method"]).__module__ for arm in experiment.arms.values()}
     modules.add(type(get(experiment.task.name)).__module__)
     starts = [technique(experiment.slug).module, *(root / name for name in ROOTS)]
+    starts += [root / ENGINES[experiment.engine]] if experiment.engine in ENGINES else []
     starts += [root / f"{module.replace('.', '/')}.py" for module in sorted(modules)]
     files = set().union(*(imported_files(start, root) for start in starts))
     parts = {str(path.relative_to(root)): code_hash(path.read_text(encoding="utf-8")) for path in sorted(files)}
@@ -113,8 +116,8 @@ def code_parts(parts: Mapping[str, str]) -> dict[str, str]:
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
-    """Hash of a resolved config as results carry it, without where it runs (``budget``, ``threads``, ``device``)."""
-    counted = {key: value for key, value in config.items() if key not in ("budget", "threads", "device")}
+    """Hash of a resolved config as results carry it, without where it runs (:data:`PLACE`)."""
+    counted = {key: value for key, value in config.items() if key not in PLACE}
     return short_hash(json.dumps(counted, sort_keys=True).encode())
 
 

@@ -24,12 +24,9 @@ import json
 import math
 import os
 import platform
-import re
-import resource
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -38,9 +35,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from minirl.config import Experiment, TrainConfig, described, load_yaml, merge, nearest, parse_overrides, validate
+from minirl.config import Experiment, TrainConfig
 from minirl.errors import ConfigError, RunError
 from minirl.evaluation.attempts import Evaluation
+from minirl.experiments import training
 from minirl.experiments.checksums import (
     IDENTITY,
     announce,
@@ -53,157 +51,26 @@ from minirl.experiments.checksums import (
 from minirl.experiments.fingerprint import changes, fingerprint
 from minirl.experiments.registry import (
     claim_path,
-    config_path,
-    label,
     load_module,
-    method_class,
     project_root,
     run_directory,
     technique,
 )
+from minirl.experiments.resolve import REFERENCE_ARM, load_experiment, load_method, takes
 from minirl.experiments.rundir import (
-    MetricsLog,
-    append_all,
     cannot_write,
-    load_newest_checkpoint,
     locked,
-    open_log,
     read_json,
     read_metrics,
-    save_checkpoint,
 )
-from minirl.loops import Learner, Record, run_phases
-from minirl.policy.fetched import FETCHABLE
-from minirl.policy.models import Policy, base_names, load_policy
+from minirl.loops import Record
+from minirl.policy.models import Policy, load_policy
 from minirl.rollouts.episodes import Rollouts
-from minirl.rollouts.samplers import Problems, Rule, read_rule
 from minirl.tasks import Item, get
-from minirl.techniques.base import Method, OnlinePhase, PreferencePhase, SupervisedPhase
 
 SCHEMA = 1
 RSS_UNITS_PER_MB = 1024**2 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")  # of tiers and arms: they become file names
-MAX_PATH, MAX_THREADS = 4096, 1024
-REFERENCE_ARM = "base"  # the untrained base, evaluated beside the arms
 SCRATCH = ".policy.tmp"  # one name: what a killed process left is cleared away
-
-
-def load_experiment(slug: str, tier: str, overrides: Any = None, variant: str = "") -> Experiment:
-    """The config ``reproductions/<slug>/<tier>.yaml`` (or ``<tier>-<variant>.yaml``) with overrides.
-
-    The variant ``fresh`` is the tier's own config once more, for other seeds.
-
-    ``overrides`` is a mapping, a list of ``key=value`` or one string of them separated by spaces. Raises
-    :class:`ConfigError` for anything that is not exactly right.
-    """
-    item = technique(slug)
-    path = config_path(item, str(tier), variant)
-    if not isinstance(tier, str) or not NAME.fullmatch(label(tier, variant)) or not path.exists():
-        raise ConfigError(f"{slug} has no config {path.name[-80:]}.{nearest(tier, item.tiers())}")
-    if isinstance(overrides, str):
-        overrides = overrides.split()
-    if overrides is not None and not isinstance(overrides, Mapping | list | tuple):
-        raise ConfigError(f"overrides must be a mapping or a list of key=value, not {type(overrides).__name__}")
-    data = merge(load_yaml(path), parse_overrides(overrides or {}))
-    source = described(path).removeprefix(f"{project_root()}/") + (" with overrides" if overrides else "")
-    experiment = validate(Experiment, data, source)
-    if (experiment.slug, experiment.tier) != (slug, tier):
-        raise ConfigError(f"{source}: is for {experiment.slug} at {experiment.tier}, not {slug} at {tier}")
-    base = experiment.base
-    if not base.strip() or not base.isprintable() or len(base) > MAX_PATH:
-        raise ConfigError(f"{source}: key 'base': neither a name nor a directory: {base[:80]!r}")
-    if experiment.threads > MAX_THREADS:
-        raise ConfigError(f"{source}: key 'threads': {experiment.threads} are more than {MAX_THREADS}")
-    known_bases = [*base_names(), *FETCHABLE]
-    hint = nearest(base, known_bases)
-    if "Did you mean" in hint and "/" not in base and base not in known_bases and not Path(base).exists():
-        raise ConfigError(f"{source}: key 'base': unknown base {base!r}.{hint}")  # others may be on the hub
-    for arm in experiment.arms:
-        if not NAME.fullmatch(arm):  # it becomes a directory of the run
-            raise ConfigError(
-                f"{source}: key 'arms': {arm[:80]!r} is no name for an arm; use letters, digits, '_', '-' and '.'"
-            )
-    if REFERENCE_ARM in experiment.arms:
-        raise ConfigError(f"{source}: key 'arms.{REFERENCE_ARM}': this name means the untrained base; choose another")
-    try:
-        methods = {arm: load_method(experiment, arm) for arm in experiment.arms}
-        for arm, method in methods.items():
-            phases = method.phases(experiment.train)
-            if experiment.train.tokens and [type(phase) for phase in phases] not in ([], [OnlinePhase]):
-                raise ConfigError(f"key 'train.tokens': arms.{arm} does more than one online phase: updates must do")
-    except ConfigError as error:
-        raise ConfigError(f"{source}: {error}") from error
-    try:
-        levels = get(experiment.task.name).levels
-    except ConfigError as error:
-        raise ConfigError(f"{source}: key 'task.name': {error}") from error
-    if experiment.task.level not in levels:
-        raise ConfigError(
-            f"{source}: key 'task.level': {experiment.task.name} has levels {levels.start} to {levels.stop - 1}, "
-            f"not {experiment.task.level}"
-        )
-    try:
-        for arm in methods:
-            load_sampler(experiment, arm)
-    except ConfigError as error:
-        raise ConfigError(f"{source}: {error}") from error
-    grades = get(experiment.task.name).grades
-    if experiment.train.feedback not in grades:
-        raise ConfigError(
-            f"{source}: key 'train.feedback': {experiment.task.name} has no grade {experiment.train.feedback!r}."
-            f"{nearest(experiment.train.feedback, grades)}"
-        )
-    for arm, method in methods.items():
-        own = getattr(method, "grade", None)
-        if own is not None and own not in grades:
-            hint = nearest(own, grades)
-            raise ConfigError(f"{source}: key 'arms.{arm}.grade': {experiment.task.name} has no grade {own!r}.{hint}")
-    wanted = inspect.signature(load_module(item).evaluate).parameters
-    settings = list(wanted)[3:]  # after policy, task and items
-    for arm, method in methods.items():
-        for key in method.evaluation():
-            if not _takes(wanted, key):
-                raise ConfigError(
-                    f"{source}: key 'arms.{arm}': {experiment.arms[arm]['method']} is to be evaluated with its own "
-                    f"{key!r}, but the evaluation of {slug} takes none.{nearest(key, settings)}"
-                )
-    return experiment
-
-
-def _takes(wanted: Mapping[str, inspect.Parameter], key: str) -> bool:
-    """Whether a function with the parameters ``wanted`` can be called with an argument named ``key``."""
-    return key in wanted or any(parameter.kind is parameter.VAR_KEYWORD for parameter in wanted.values())
-
-
-def load_method(experiment: Experiment, arm: str) -> Method:
-    """The method of an arm with its hyper-parameters. Raises :class:`ConfigError`."""
-    if arm not in experiment.arms:
-        raise ConfigError(
-            f"{experiment.slug} at {experiment.tier}: unknown arm {arm!r}.{nearest(arm, experiment.arms)}"
-        )
-    settings = dict(experiment.arms[arm])
-    name = settings.pop("method", None)
-    if name is None:
-        raise ConfigError(f"arms.{arm}: key 'method' is missing")
-    try:
-        method = method_class(str(name))
-    except ConfigError as error:
-        raise ConfigError(f"arms.{arm}: key 'method': {error}") from error
-    return validate(method, settings, f"arms.{arm}")
-
-
-def load_sampler(experiment: Experiment, arm: str) -> Rule | None:
-    """The sampler of an arm: its own, the experiment's, or none. Raises :class:`ConfigError`."""
-    own = load_method(experiment, arm).sampler
-    settings, source = (experiment.sampler, "sampler") if own is None else (own, f"arms.{arm}.sampler")
-    if settings is None:
-        return None
-    rule = read_rule(settings, source)
-    try:
-        Problems(rule, get(experiment.task.name), experiment.task.level, seed=0)
-    except ConfigError as error:
-        raise ConfigError(f"{source}: {error}") from error
-    return rule
 
 
 def open_run(
@@ -265,7 +132,7 @@ class Run:
 
     def base(self) -> Policy:
         """A fresh copy of the base."""
-        return load_policy(self.experiment.base, self.experiment.device)
+        return load_policy(self.experiment.base, self.experiment.device, self.experiment.dtype or "float32")
 
     def policy(self, arm: str) -> Policy:
         """The trained policy of ``arm``. Raises :class:`RunError` before :meth:`train` has finished."""
@@ -276,7 +143,7 @@ class Run:
             raise RunError(f"arm {arm!r} is not trained yet; call run.train({arm!r}) first")
         if reason := self._damage(arm):
             raise RunError(f"{self.directory}: {reason}; run.train({arm!r}) computes it again")
-        return load_policy(directory, self.experiment.device)
+        return load_policy(directory, self.experiment.device, self.experiment.dtype or "float32")
 
     def _damage(self, arm: str) -> str:
         """What is wrong with the files that training ``arm`` has left, "" if nothing."""
@@ -285,10 +152,6 @@ class Run:
     def metrics(self, arm: str) -> list[Record]:
         """The records of ``arm`` so far."""
         return read_metrics(self.arm_directory(arm) / "metrics.jsonl")
-
-    def _learner(self, arm: str) -> Learner:
-        train, rule = self.experiment.train, load_sampler(self.experiment, arm)
-        return Learner(self.base(), self.experiment.task, train, self.seed, rule)
 
     def train(self, arm: str, watch: Callable[[str, Record], None] = lambda *_: None) -> Policy:
         """Train ``arm`` (or what is left of it) and return its policy; ``watch(arm, record)`` sees every update.
@@ -305,40 +168,15 @@ class Run:
             for record in self.metrics(arm):
                 watch(arm, {**record, "updates": planned_updates(record, train)})
             return self.policy(arm)
-        phases = load_method(self.experiment, arm).phases(train)
-        moving_reference = any(
-            isinstance(phase, PreferencePhase)
-            or (isinstance(phase, OnlinePhase) and phase.reference_decay < 1)
-            or (isinstance(phase, SupervisedPhase) and phase.from_policy)
-            for phase in phases
+        job = training.Job(self.experiment, arm, self.seed)
+        policy = training.train(
+            job,
+            directory,
+            watch=lambda record: watch(arm, {**record, "updates": planned_updates(record, train)}),
+            warn=lambda warning: _warn(f"{arm}: {warning}"),
         )
-        checkpoints, metrics = directory / "checkpoints", directory / "metrics.jsonl"
-        learner = self._learner(arm)
-        try:
-            keep_bytes, warnings = load_newest_checkpoint(checkpoints, learner, metrics)
-        except RunError as error:
-            learner = self._learner(arm)  # a part of a checkpoint may have reached the other
-            keep_bytes, warnings = 0, [f"{error}; this arm begins again"]
-        for warning in warnings:
-            _warn(f"{arm}: {warning}")
-        log = MetricsLog(metrics, keep_bytes)
-        for record in self.metrics(arm):
-            watch(arm, {**record, "updates": planned_updates(record, train)})
-        with open_log(directory / "timing.jsonl") as timing:
-            clock = (time.perf_counter(), time.process_time())
-            for record in run_phases(learner, phases):
-                log.append(record)
-                now = (time.perf_counter(), time.process_time())
-                spent = {"update": record["update"], "wall_s": now[0] - clock[0], "core_s": now[1] - clock[1]}
-                spent["peak_mb"] = peak_mb()
-                append_all(timing, json.dumps(spent).encode() + b"\n", directory / "timing.jsonl")
-                clock = now
-                if learner.updates_done % train.checkpoint_every == 0:
-                    save_checkpoint(checkpoints, learner, log.bytes_written, moving_reference, log.sha256)
-                watch(arm, {**record, "updates": planned_updates(record, train)})
-        log.close()
-        self._save_policy(arm, learner.policy)
-        shutil.rmtree(checkpoints, ignore_errors=True)
+        self._save_policy(arm, policy)
+        shutil.rmtree(directory / "checkpoints", ignore_errors=True)
         return self.policy(arm)
 
     def _save_policy(self, arm: str, policy: Policy) -> None:
@@ -380,7 +218,7 @@ class Run:
             "feedback": self.experiment.train.feedback,
         }
         wanted = inspect.signature(module.evaluate).parameters
-        settings = {name: value for name, value in shared.items() if _takes(wanted, name)}
+        settings = {name: value for name, value in shared.items() if takes(wanted, name)}
         if arm != REFERENCE_ARM:
             settings |= load_method(self.experiment, arm).evaluation()
         evaluation, rollouts = module.evaluate(self.policy(arm), self.task, self.held_out(purpose), **settings)
@@ -449,7 +287,7 @@ class Run:
             "arms": arms,
             "core_s": round(sum(arm["core_s"] for arm in arms.values()), 1),
             "wall_s": round(sum(arm["wall_s"] for arm in arms.values()), 1),
-            "peak_mb": max(peak_mb(), *(self._training_peak(arm) for arm in self.arms)),
+            "peak_mb": max(training.peak_mb(), *(self._training_peak(arm) for arm in self.arms)),
         }
         cost = {key: results[key] for key in ("core_s", "wall_s", "peak_mb")}
         manifest = {**read_json(self.directory / "manifest.json"), "finished": now(), **cost}
@@ -505,7 +343,9 @@ class Run:
 
     def _surroundings(self) -> dict[str, Any]:
         """What the last digits depend on besides the code: bytes are equal where these are."""
-        packages = ("torch", "transformers", "numpy", "safetensors", "tokenizers")
+        packages = ["torch", "transformers", "numpy", "safetensors", "tokenizers"]
+        packages += ["peft"] * (self.experiment.lora is not None)
+        packages += ["trl", "accelerate"] * (self.experiment.engine == "trl")
         return {
             "python": platform.python_version(),
             "packages": {name: importlib.metadata.version(name) for name in packages},
@@ -571,18 +411,6 @@ def _remove(directory: Path) -> None:
     shutil.rmtree(scratch, ignore_errors=True)
     directory.rename(scratch)
     shutil.rmtree(scratch, ignore_errors=True)
-
-
-def peak_mb() -> int:
-    """The most memory this process has held, in MiB.
-
-    On Linux from /proc, because there ``getrusage`` starts from what the parent held when it started the process.
-    """
-    status = Path("/proc/self/status")
-    peak = re.search(r"^VmHWM:\s*(\d+) kB$", status.read_text(), re.MULTILINE) if status.exists() else None
-    if peak:
-        return round(int(peak[1]) / 1024)
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / RSS_UNITS_PER_MB)
 
 
 def now() -> str:

@@ -209,6 +209,28 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return records
 
 
+def checkpoint_tensors(learner: Learner, moving_reference: bool) -> dict[str, torch.Tensor]:
+    """All that training changes. A reference that does not move does not, nor do weights that are not trained: a run
+    starts from them."""
+    tensors: dict[str, torch.Tensor] = {}
+    trained = {name: p for name, p in learner.policy.model.named_parameters() if p.requires_grad}
+    if moving_reference:
+        for name, parameter in learner.reference.model.named_parameters():
+            if name in trained:
+                tensors[f"reference/{name}"] = parameter
+    if learner.pairs is not None:
+        pairs = learner.pairs
+        tensors |= {"pairs/ids": pairs.ids, "pairs/own": pairs.own, "pairs/confidence": pairs.confidence}
+    tensors |= {f"memory/{name}": value for name, value in learner.memory.items()}
+    if learner.sampler:
+        tensors |= {f"sampler/{name}": value for name, value in learner.sampler.state().items()}
+    for name, parameter in trained.items():
+        tensors[f"model/{name}"] = parameter.detach()
+        for key, value in learner.optimizer.state.get(parameter, {}).items():
+            tensors[f"optimizer/{key}/{name}"] = value
+    return tensors
+
+
 def save_checkpoint(
     directory: Path,
     learner: Learner,
@@ -218,23 +240,9 @@ def save_checkpoint(
 ) -> None:
     """Write all that ``learner`` needs to continue, as ``update-NNNNNN.safetensors`` plus a JSON file that seals it.
 
-    A reference that does not move is not saved: the run starts from it. The JSON file is written last and holds the
-    checksum of the other: a checkpoint without it does not count.
+    The JSON file is written last and holds the checksum of the other: a checkpoint without it does not count.
     """
-    tensors: dict[str, torch.Tensor] = {}
-    if moving_reference:
-        for name, parameter in learner.reference.model.named_parameters():
-            tensors[f"reference/{name}"] = parameter
-    if learner.pairs is not None:
-        pairs = learner.pairs
-        tensors |= {"pairs/ids": pairs.ids, "pairs/own": pairs.own, "pairs/confidence": pairs.confidence}
-    tensors |= {f"memory/{name}": value for name, value in learner.memory.items()}
-    if learner.sampler:
-        tensors |= {f"sampler/{name}": value for name, value in learner.sampler.state().items()}
-    for name, parameter in learner.policy.model.named_parameters():
-        tensors[f"model/{name}"] = parameter.detach()
-        for key, value in learner.optimizer.state.get(parameter, {}).items():
-            tensors[f"optimizer/{key}/{name}"] = value
+    tensors = checkpoint_tensors(learner, moving_reference)
     data = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
     stem = f"update-{learner.updates_done:06d}"
     write_atomically(directory / f"{stem}.safetensors", data)
@@ -269,7 +277,7 @@ def load_newest_checkpoint(directory: Path, learner: Learner, metrics: Path | No
                 raise RunError(f"{seal.with_suffix('.safetensors').name}: checksum differs")
             if metrics is not None:
                 _check_metrics(metrics, state)
-            _restore(learner, safetensors.torch.load(data))
+            restore(learner, safetensors.torch.load(data))
             learner.updates_done, learner.generated_tokens = state["updates_done"], state["generated_tokens"]
             return state["metrics_bytes"], warnings
         except (OSError, LookupError, TypeError, ValueError, RuntimeError, MinirlError, SafetensorError) as error:
@@ -291,7 +299,8 @@ def _check_metrics(path: Path, state: dict[str, Any]) -> None:
 
 
 @torch.no_grad()
-def _restore(learner: Learner, tensors: dict[str, torch.Tensor]) -> None:
+def restore(learner: Learner, tensors: dict[str, torch.Tensor]) -> None:
+    """Undo :func:`checkpoint_tensors`, but for the counts. Raises KeyError or :class:`RunError` if something lacks."""
     for name, parameter in learner.reference.model.named_parameters():
         if f"reference/{name}" in tensors:
             parameter.copy_(tensors[f"reference/{name}"])
@@ -308,6 +317,8 @@ def _restore(learner: Learner, tensors: dict[str, torch.Tensor]) -> None:
             raise RunError("it does not hold what the sampler knows")
         learner.sampler.load(known)
     for name, parameter in learner.policy.model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         parameter.copy_(tensors[f"model/{name}"])
         keys = [key.split("/")[1] for key in tensors if key.startswith("optimizer/") and key.endswith(f"/{name}")]
         learner.optimizer.state[parameter] = {

@@ -1,7 +1,8 @@
 """Policies: a causal language model, its tokenizer, and how a conversation becomes token ids."""
 
 import copy
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from minirl.errors import MinirlError
+from minirl.config import LoraConfig, nearest
+from minirl.errors import ConfigError, MinirlError
 from minirl.policy import fast
 from minirl.policy.fetched import fetched
 from minirl.policy.tokenizer import char_tokenizer
@@ -20,6 +22,7 @@ from minirl.policy.tokenizer import char_tokenizer
 transformers.utils.logging.disable_progress_bar()
 
 SHIPPED = Path(__file__).parent / "shipped"
+ADAPTER = "adapter_config.json"  # where it stands, PEFT has written an adapter
 
 
 def base_names() -> list[str]:
@@ -105,13 +108,16 @@ class Policy:
         return self.model(input_ids=ids, use_cache=False).logits[:, shared:].float()
 
     def frozen_copy(self) -> "Policy":
-        """The policy as it is now, without gradients: a reference."""
-        return Policy(copy.deepcopy(self.model).requires_grad_(False), self.tokenizer, self.name)
+        """The policy as it is now, without gradients: a reference. It shares the weights that are not trained."""
+        shared = {id(p): p for p in self.model.parameters() if not p.requires_grad}
+        return Policy(copy.deepcopy(self.model, shared).requires_grad_(False), self.tokenizer, self.name)
 
     def save(self, directory: Path) -> None:
-        """Write a Hugging Face directory that ``from_pretrained`` (and everyone else) reads."""
+        """Write a Hugging Face directory that ``from_pretrained`` (and everyone else) reads; of a policy with an
+        adapter the adapter alone, as PEFT does."""
         self.model.save_pretrained(directory)
         self.tokenizer.save_pretrained(directory)
+        (directory / "README.md").unlink(missing_ok=True)  # PEFT's form for a model card, not filled in
 
 
 @torch.no_grad()
@@ -149,18 +155,47 @@ def tiny_llama(hidden: int, layers: int, heads: int, max_length: int = 128, seed
     return Policy(model.eval(), tokenizer, "tiny-llama")
 
 
-def load_policy(source: str | Path, device: str = "cpu") -> Policy:
-    """Load a shipped base or a fetched model by name, a local directory in hub format, or a hub model.
+def with_adapter(policy: Policy, lora: LoraConfig, seed: int) -> Policy:
+    """``policy`` with a fresh low-rank adapter, drawn by ``seed``: what is trained. Its own weights no longer are.
 
-    Raises :class:`MinirlError` if the source cannot be read, lacks weights, has no usable tokenizer, or its vocabulary
-    is larger than the model's embedding.
+    A fresh adapter adds nothing: the policy says what it said. Raises :class:`ConfigError` for unknown targets.
+    """
+    import peft  # imported late: most runs need none
+
+    linear = (name for name, module in policy.model.named_modules() if isinstance(module, torch.nn.Linear))
+    layers = sorted({name.rpartition(".")[2] for name in linear})
+    for target in lora.targets or []:
+        if target not in layers:
+            raise ConfigError(f"key 'lora.targets': the model has no linear layer {target!r}.{nearest(target, layers)}")
+    settings = peft.LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # it only divides by it
+        target_modules=lora.targets or "all-linear",
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = peft.get_peft_model(policy.model, settings).eval()
+    found: Any = model.peft_config["default"]
+    found.base_model_name_or_path = policy.name  # its name, not where it lies on this machine
+    found.target_modules = sorted(found.target_modules)  # a set is saved in any order
+    return replace(policy, model=model)
+
+
+def load_policy(source: str | Path, device: str = "cpu", dtype: str = "float32") -> Policy:
+    """Load a shipped base or a fetched model by name, a local directory in hub format, or a hub model; in ``dtype``.
+
+    A directory that holds an adapter is loaded onto the base that it names. Raises :class:`MinirlError` if the source
+    cannot be read, lacks weights, has no usable tokenizer, or its vocabulary is larger than the model's embedding.
     """
     path = base_directory(str(source)) or fetched(str(source)) or Path(source)
+    if (path / ADAPTER).exists():
+        return _load_adapter(path, device, dtype)
     target = str(path) if path.exists() else str(source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(target)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            target, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            target, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True
         )
     except (SafetensorError, RuntimeError) as error:
         raise MinirlError(f"{source!r}: the weights are damaged or belong to another architecture: {error}") from error
@@ -197,6 +232,19 @@ def load_policy(source: str | Path, device: str = "cpu") -> Policy:
         except Exception as error:  # jinja's, or the template's own
             raise MinirlError(f"{source!r}: the chat template cannot render a conversation: {error}") from error
     return policy
+
+
+def _load_adapter(path: Path, device: str, dtype: str) -> Policy:
+    """The policy that :meth:`Policy.save` wrote to ``path`` when it had an adapter."""
+    import peft
+
+    try:
+        base = json.loads((path / ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"]
+        policy = load_policy(base, device, dtype)
+        model = peft.PeftModel.from_pretrained(policy.model, str(path)).eval()
+    except (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
+        raise MinirlError(f"{str(path)!r}: the adapter cannot be loaded: {str(error)[:1000]}") from error
+    return Policy(model, policy.tokenizer, str(path))
 
 
 def _as_list(ids: int | list[int] | None) -> list[int]:

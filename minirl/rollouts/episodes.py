@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from minirl.engines import ranks
 from minirl.policy.logprobs import pack, pad_rows
 from minirl.policy.models import Policy
 from minirl.policy.sampler import complete, make_decoder
@@ -67,6 +69,14 @@ class Rollouts:
         grouped = self.ids.unflatten(0, (-1, self.samples))  # [P, G, L]
         equal = (grouped == grouped[:, :1]).all(0).all(0) & ~self.own.any(0)  # [L]
         return max(int(equal.int().cumprod(0).sum()) - 1, 0)
+
+    def to(self, device: torch.device | str) -> "Rollouts":
+        """The same episodes with their tensors on ``device``."""
+        tensors: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                tensors[name] = value.to(device)
+        return replace(self, **tensors)
 
     def generated_tokens(self) -> int:
         """Number of tokens the policy wrote, the unit in which budgets are compared."""
@@ -145,17 +155,28 @@ def roll_out(
 
     ``given`` [items] are attempts put into the policy's mouth: they and the feedback on them stand in the context
     before its first own one.
+
+    Several ranks (:mod:`minirl.engines.ranks`) have to ask for the same: each makes the episodes of its own share of
+    the items, and gets all of them.
     """
     device = policy.device
-    row_items = [item for item in items for _ in range(samples)]
-    batch = len(row_items)
-    limits = torch.tensor([max_new_tokens or 1 + task.max_answer_chars(item.level) for item in items], device=device)
-    limits = limits.repeat_interleave(samples)
+    item_limits = [max_new_tokens or 1 + task.max_answer_chars(item.level) for item in items]
     # All noise of the episodes at once, in item order, and for every item as much as the longest answer of any task
-    # needs: which numbers an item gets does not depend on the levels of its neighbours.
+    # needs: which numbers an item gets does not depend on the levels of its neighbours, nor on the number of ranks.
     noise = None
     if generator is not None:
-        noise = torch.rand(batch, turns, max_new_tokens or MAX_ANSWER_CHARS + 1, generator=generator).to(device)
+        width = max([max_new_tokens or MAX_ANSWER_CHARS + 1, *item_limits])
+        noise = torch.rand(len(items), samples, turns, width, generator=generator)
+    several = 1 < ranks.here().count <= len(items)
+    if several:
+        mine = ranks.own_run(len(items))
+        items, item_limits = items[mine], item_limits[mine]
+        noise = None if noise is None else noise[mine]
+        given = None if given is None else given[mine]
+    noise = None if noise is None else noise.flatten(0, 1).to(device)
+    row_items = [item for item in items for _ in range(samples)]
+    batch = len(row_items)
+    limits = torch.tensor(item_limits, device=device).repeat_interleave(samples)
 
     contexts = policy.encode_prompts([item.prompt for item in items])
     for context, item, said in zip(contexts, items, given or [], strict=given is not None):
@@ -220,7 +241,7 @@ def roll_out(
         (torch.cat([torch.full_like(ids, turn) for ids, _, turn in pieces], dim=1), CONTEXT),
         (torch.cat(sampled, dim=1), 0.0),
     )
-    return Rollouts(
+    rollouts = Rollouts(
         ids=ids,
         turn=turn_of,
         logprobs=logprobs,
@@ -230,3 +251,6 @@ def roll_out(
         items=row_items,
         longest=turns * int(limits.max()),
     )
+    if not several:
+        return rollouts
+    return Rollouts.join([part.to(device) for part in ranks.gather(rollouts.to("cpu"))])

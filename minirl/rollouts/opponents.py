@@ -22,15 +22,17 @@ class Pool:
         """The policy has been updated: maybe time for a snapshot."""
         self.updates += 1
         if self.updates % self.every == 0:
-            taken = {name: tensor.detach().clone() for name, tensor in policy.model.named_parameters()}
+            trained = ((name, p) for name, p in policy.model.named_parameters() if p.requires_grad)
+            taken = {name: tensor.detach().clone() for name, tensor in trained}
             self.snapshots = [*self.snapshots, taken][-self.size :]
 
     @torch.no_grad()
     def member(self, policy: Policy, index: int) -> Policy:
         """The ``index``-th snapshot, the oldest first, as a frozen policy like ``policy``."""
         found = policy.frozen_copy()
-        for name, parameter in found.model.named_parameters():
-            parameter.copy_(self.snapshots[index][name])
+        parameters = dict(found.model.named_parameters())
+        for name, value in self.snapshots[index].items():
+            parameters[name].copy_(value)
         return found
 
     def state(self) -> dict[str, Tensor]:

@@ -18,15 +18,15 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from safetensors.torch import load_file
 from stand_ins import Lenient, sharp_policy
-from transformers import TrainerCallback, set_seed
+from transformers import TrainerCallback
 
-from minirl.config import TaskConfig, TrainConfig
+from minirl.config import LoraConfig, TaskConfig, TrainConfig
 from minirl.errors import ConfigError, TrainingError
 from minirl.loops import Learner, derive_seed, policy_losses, run_phases
-from minirl.policy.models import Policy, load_policy
+from minirl.policy.models import Policy, load_policy, with_adapter
 from minirl.rollouts.episodes import roll_out
 from minirl.techniques.baselines import AnswerSFT, MultiTurnRL, WatchedRL
 from minirl.techniques.critique.critique_rl import CritiqueRL
@@ -216,7 +216,7 @@ def test_a_resumed_run_goes_on_as_if_nothing_had_happened(tmp_path):
 
 # --- Models in hub format, with LoRA --------------------------------------------------------------------------------
 
-LORA = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+LORA = LoraConfig(rank=4, alpha=8, targets=["q_proj", "v_proj"])
 
 
 @pytest.fixture
@@ -235,13 +235,11 @@ def test_lora_on_a_model_in_hub_format_with_a_chat_template(saved, tmp_path):
     train, task = train_config(turns=2, updates=5, learning_rate=1e-2), TaskConfig(name="add", level=1)
     before = load_policy(saved)
     assert before.has_template
-    set_seed(100)  # PEFT draws adapters from the global random numbers; TRL seeds them
-    adapted = Policy(get_peft_model(load_policy(saved).model, LORA), before.tokenizer)
-    learner = Learner(adapted, task, train, seed=100)
+    learner = Learner(with_adapter(load_policy(saved), LORA, seed=7), task, train, seed=100)
     after = snapshots(learner)
     records = list(run_phases(learner, SCORE.phases(train)))
 
-    engine = trainer(load_policy(saved), SCORE, task, train, tmp_path / "run", peft_config=LORA)
+    engine = trainer(with_adapter(load_policy(saved), LORA, seed=7), SCORE, task, train, tmp_path / "run")
     steps = watch(engine)
     engine.train()
     assert len(steps.watched) == 2 * 2 * 2  # A and B of two projections in two layers
@@ -263,8 +261,7 @@ def test_lora_on_a_model_in_hub_format_with_a_chat_template(saved, tmp_path):
 
 def test_the_reference_of_a_model_that_brings_an_adapter_is_that_model(saved, tmp_path):
     """Without its adapter it would be the base, which is not where training began."""
-    policy = load_policy(saved)
-    adapted = moved(Policy(get_peft_model(policy.model, LORA), policy.tokenizer), 0.1)
+    adapted = moved(with_adapter(load_policy(saved), LORA, seed=7), 0.1)
     train, ids = train_config(updates=2), torch.arange(40).view(2, 20)
     with torch.no_grad():
         wanted = adapted.logits(ids)
@@ -332,6 +329,11 @@ def test_what_only_rollouts_show_is_refused_in_the_first_update(case, tmp_path):
     engine = trainer(load_policy("add-repeating"), method, ADD, train_config(turns=2), tmp_path)
     with pytest.raises(ConfigError, match=f"{message}.*local engine"):
         engine.train()
+
+
+def test_a_mistyped_setting_is_an_error_that_names_the_nearest(tmp_path):
+    with pytest.raises(ConfigError, match=r"'save_step'. Did you mean 'save_steps'"):
+        grpo_config(train_config(), 0, tmp_path, save_step=5)
 
 
 def test_settings_that_contradict_the_config_are_refused(tmp_path):

@@ -18,7 +18,7 @@ from minirl.experiments import runner
 from minirl.experiments.checksums import write_checked
 from minirl.experiments.claims import load_claim
 from minirl.experiments.registry import Technique, claim_path, project_root, technique, techniques
-from minirl.experiments.run import load_experiment, load_method, load_sampler
+from minirl.experiments.resolve import load_experiment, load_method, load_sampler
 from minirl.experiments.rundir import read_json, read_metrics
 from minirl.experiments.runner import Job, over_budget, reason, reproduce
 from minirl.tasks import get

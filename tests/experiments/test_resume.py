@@ -22,8 +22,7 @@ from resume_driver import (
 )
 
 from minirl.errors import ConfigError, RunError
-from minirl.experiments import run as run_module
-from minirl.experiments import rundir
+from minirl.experiments import rundir, training
 from minirl.experiments.checksums import write_checked
 from minirl.experiments.run import open_run
 from minirl.experiments.rundir import read_metrics
@@ -176,9 +175,9 @@ def test_a_damaged_checkpoint_of_pairs_falls_back_to_the_one_before(
 def test_pairs_and_reference_are_what_a_resumed_phase_needs(undisturbed_pairs, tmp_path, half_right, monkeypatch, lost):
     # Without either the run ends, and ends elsewhere: pairs would be those of now, margins those to the base.
     in_a_process(tmp_path, "pair_sft, update 5", **PAIRS)
-    restore = rundir._restore
+    restore = rundir.restore
     monkeypatch.setattr(
-        rundir, "_restore", lambda a, tensors: restore(a, {k: v for k, v in tensors.items() if not k.startswith(lost)})
+        rundir, "restore", lambda a, tensors: restore(a, {k: v for k, v in tensors.items() if not k.startswith(lost)})
     )
     learn_from_pairs(tmp_path, monkeypatch)
     ours, theirs = outcome(tmp_path, PAIRS["arms"]), outcome(undisturbed_pairs, PAIRS["arms"])
@@ -226,7 +225,7 @@ def test_a_finished_run_is_not_trained_again(finished, undisturbed, monkeypatch)
     def train_again(*arguments):
         raise AssertionError("a finished arm was trained again")
 
-    monkeypatch.setattr(run_module, "Learner", train_again)
+    monkeypatch.setattr(training, "Learner", train_again)
     times = {path: path.stat().st_mtime_ns for path in finished.glob("arms/*/[mpt]*")}
     seen = []
     results = complete(reopen(finished), watch=lambda arm, record: seen.append((arm, record["update"])))
@@ -390,13 +389,11 @@ def test_a_full_disk_while_the_policy_is_saved(tmp_path, half_right, monkeypatch
 
 def test_the_peak_of_memory_is_that_of_the_process_that_trained(tmp_path, monkeypatch):
     """A process that only evaluates what another one trained must not report its own, smaller peak."""
-    from minirl.experiments import run as module
-
     overrides = {"train.updates": 1, "arms": {"pair_sft": None, "shuffled": None, "naive": None}}
-    run = module.open_run("score", tier="smoke", seed=0, overrides=overrides, out=tmp_path)
-    monkeypatch.setattr(module, "peak_mb", lambda: 900)
+    run = open_run("score", tier="smoke", seed=0, overrides=overrides, out=tmp_path)
+    monkeypatch.setattr(training, "peak_mb", lambda: 900)
     run.train("score")
-    monkeypatch.setattr(module, "peak_mb", lambda: 300)
+    monkeypatch.setattr(training, "peak_mb", lambda: 300)
     run.evaluate("base")
     run.evaluate("score")
     assert run.finish()["peak_mb"] == 900

@@ -8,7 +8,7 @@ import torch
 from minirl.errors import ConfigError
 from minirl.evaluation.attempts import Evaluation
 from minirl.evaluation.correction import evaluate_correction
-from minirl.experiments import run as run_module
+from minirl.experiments import training
 from minirl.experiments.run import Run, open_run
 from minirl.policy.logprobs import pad_rows
 from minirl.techniques.base import OnlinePhase, Teacher
@@ -245,7 +245,7 @@ def test_a_teacher_that_moves_is_resumed_to_the_last_bit(tmp_path, monkeypatch):
     assert interrupted(tmp_path / "resumed") == left_behind(run)
 
     # A checkpoint that leaves the reference out would go on with the base as teacher, and that makes a difference.
-    real = run_module.save_checkpoint
-    monkeypatch.setattr(run_module, "save_checkpoint", lambda *arguments: real(*arguments[:3]))
+    real = training.save_checkpoint
+    monkeypatch.setattr(training, "save_checkpoint", lambda *arguments: real(*arguments[:3]))
     metrics, weights = interrupted(tmp_path / "without the reference")
     assert metrics != left_behind(run)[0] and weights != left_behind(run)[1]

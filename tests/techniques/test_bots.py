@@ -12,7 +12,7 @@ from stand_ins import sharp_policy
 from minirl.config import TaskConfig, TrainConfig, validate
 from minirl.errors import ConfigError
 from minirl.experiments.registry import method_class
-from minirl.experiments.run import load_experiment, load_sampler
+from minirl.experiments.resolve import load_experiment, load_sampler
 from minirl.loops import Learner, run_phases
 from minirl.rollouts.samplers import Problems, Seen, Thompson, Uniform, read_rule
 from minirl.tasks import get

@@ -5,7 +5,8 @@ import math
 import pytest
 
 from minirl.errors import ConfigError
-from minirl.experiments.run import load_experiment, load_method, load_sampler, open_run
+from minirl.experiments.resolve import load_experiment, load_method, load_sampler
+from minirl.experiments.run import open_run
 from minirl.techniques.base import OnlinePhase
 from minirl.techniques.baselines import WatchedRL
 from minirl.techniques.curriculum.samplers import LEVELS, area, evaluate, learning
