@@ -420,6 +420,7 @@ def models_list(options: argparse.Namespace) -> None:  # noqa: ARG001
 def models_get(options: argparse.Namespace) -> None:
     from minirl.policy.fetch import get
 
+    print(f"{options.name}: fetching unless it is here; takes about a minute", file=sys.stderr, flush=True)
     print(get(options.name))
 
 

@@ -111,7 +111,9 @@ def convert(directory: Path, model: Fetchable) -> None:
     import torch
     from tokenizers import pre_tokenizers
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     gguf_file = Path(model.weights).name
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(directory, gguf_file=gguf_file, dtype=torch.float32)
