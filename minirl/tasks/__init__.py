@@ -12,7 +12,7 @@ from minirl.config import nearest
 from minirl.errors import ConfigError
 from minirl.tasks.base import Item, Task, to_dataset
 
-KINDS = ("base", "game", "words")  # modules that say what a task is
+KINDS = ("base", "game", "words", "hub", "equal")  # modules that say what a task is
 FAMILIES = ("gym",)  # modules with many tasks, which need an extra
 ELSEWHERE = ("gsm8k", "math")  # tasks whose problems are not here before they are loaded from a hub or a disk
 
