@@ -403,6 +403,7 @@ def bases_build(options: argparse.Namespace) -> None:
 
 
 def plan(options: argparse.Namespace) -> None:
+    os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: nothing is fetched for a plan
     from minirl.experiments import plan as planning
 
     made = planning.plan(options.slug, options.tier, options.set, options.variant)

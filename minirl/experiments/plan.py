@@ -57,6 +57,7 @@ CHARACTERS_A_TOKEN = 3  # of a prompt, where the tokenizer is not here
 TEMPLATE_TOKENS = 32
 PROMPT_TOKENS = 256  # where the problems are not here either
 SOME_ITEMS = 32
+BEYOND = ("small", "large")  # tiers that need another machine than a laptop
 MB = 1024**2
 MEASURE_S = 0.3
 
@@ -209,9 +210,9 @@ def batch_of(experiment: Experiment) -> tuple[Batch, str]:
             texts = [item.prompt for item in items]
             answers = [task.feedback(item, item.answer, train.feedback) for item in items]
             prompt, feedback, assumed = _tokens(experiment.base, texts, answers)
-        except MinirlError as error:  # a data set that is not here
+        except MinirlError:  # a data set that is not here
             prompt, feedback = PROMPT_TOKENS, PROMPT_TOKENS
-            assumed = f"{str(error).splitlines()[0]}: prompts of {PROMPT_TOKENS} tokens are assumed"
+            assumed = f"the problems of {task.name} are not here: prompts of {PROMPT_TOKENS} tokens are assumed"
     context = prompt + own + (turns - 1) * feedback
     micro = piece(episodes, train.samples, train.micro_batches)
     return Batch(episodes, micro, math.ceil(train.prompts / ranks), prompt, own, context), assumed
@@ -344,8 +345,8 @@ def _program() -> int:
 def absent(item: Technique, tier: str) -> str:
     """Why a technique has no config at ``tier``: what ``reproductions/scale.yaml`` says, "" if nothing."""
     path = project_root() / "reproductions" / "scale.yaml"
-    reasons = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return str(reasons.get(tier, {}).get(item.slug, ""))
+    reasons = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() and tier in BEYOND else {}
+    return next((reasons[key][item.slug] for key in ("both", tier) if item.slug in reasons.get(key, {})), "")
 
 
 def plan(slug: str, tier: str, overrides: Any = None, variant: str = "", machine: Machine | None = None) -> Plan:

@@ -5,14 +5,27 @@ from dataclasses import replace
 
 import pytest
 import torch
+import yaml
 from transformers import LlamaConfig
 
 from minirl.cli import main
 from minirl.config import TaskConfig, TrainConfig
 from minirl.errors import ConfigError, MinirlError
 from minirl.experiments import plan as planning
-from minirl.experiments.plan import MB, Batch, Machine, compared, memory_of, peak, plan, seconds_of, shape_of, work_of
-from minirl.experiments.registry import techniques
+from minirl.experiments.plan import (
+    BEYOND,
+    MB,
+    Batch,
+    Machine,
+    compared,
+    memory_of,
+    peak,
+    plan,
+    seconds_of,
+    shape_of,
+    work_of,
+)
+from minirl.experiments.registry import project_root, techniques
 from minirl.experiments.run import load_experiment
 from minirl.loops import Learner, policy_losses
 from minirl.policy.models import load_policy, tiny_llama
@@ -163,17 +176,30 @@ def test_the_plan_is_of_the_order_of_what_was_measured():
 
 # --- Every config ---------------------------------------------------------------------------------------------------
 
-SCALED = [(item.slug, tier) for item in techniques() for tier in item.tiers() if tier in ("small", "large")]
+SCALED = [(item.slug, tier) for item in techniques() for tier in item.tiers() if tier in BEYOND]
 
 
 @pytest.mark.parametrize(("slug", "tier"), SCALED)
 def test_a_dry_run_of_every_config_beyond_this_machine(slug, tier):
     found = plan(slug, tier, machine=replace(MACHINE, memory=10**15))
-    assert found.shape.trained < found.shape.parameters > 10**8
+    assert found.shape.parameters > 10**8 and found.shape.trained < 0.1 * found.shape.parameters
     assert found.batch.context < 4096
     assert found.peak < 80e9  # of one GPU
     assert MB * found.budget["peak_mb"] > found.peak / 1.5
     assert found.why == ("" if torch.cuda.is_available() else "the config's device is cuda, and there is no GPU")
+
+
+def test_every_technique_has_a_config_or_a_reason(capsys):
+    reasons = yaml.safe_load((project_root() / "reproductions" / "scale.yaml").read_text())
+    assert set(reasons) == {"both", *BEYOND}
+    for tier in BEYOND:
+        without = [*reasons["both"], *(reasons[tier] or {})]
+        configs = [item.slug for item in techniques() if tier in item.tiers()]
+        assert sorted([*configs, *without]) == sorted(item.slug for item in techniques())
+    assert main(["plan", "mars", "--tier", "large"]) == 1
+    assert capsys.readouterr().err == f"minirl: mars has no config at large: {reasons['both']['mars']}\n"
+    assert main(["plan", "mars", "--tier", "huge"]) == 1
+    assert "mars has no config huge.yaml" in capsys.readouterr().err
 
 
 # --- Words ----------------------------------------------------------------------------------------------------------
@@ -216,10 +242,11 @@ def test_what_is_assumed_is_said(monkeypatch):
     task = planning.get("add")
 
     def missing(*_):
-        raise MinirlError("no data here: do this\nthen that")
+        raise MinirlError("no data here")
 
     monkeypatch.setattr(task, "items", missing)
-    assert plan("score", "tiny", machine=MACHINE).assumed == "no data here: do this: prompts of 256 tokens are assumed"
+    said = "the problems of add are not here: prompts of 256 tokens are assumed"
+    assert plan("score", "tiny", machine=MACHINE).assumed == said
 
 
 def test_measured_rates_are_rates():
