@@ -70,7 +70,7 @@ def test_parameters_of_a_llama_by_hand(llama):
     lora = {"rank": 2, "alpha": 4}
     assert shape(llama, lora=lora).trained == 2 * 2 * (2 * 16 + 2 * 12 + 3 * 24) == 512
     assert shape(llama, lora={**lora, "targets": ["q_proj"]}).trained == 2 * 2 * 16
-    with pytest.raises(ConfigError, match=r"no linear layer p_proj"):
+    with pytest.raises(ConfigError, match=r"no linear layer called p_proj"):
         shape(llama, lora={**lora, "targets": ["p_proj"]})
 
 
