@@ -96,7 +96,7 @@ class Learner:
         if not math.isfinite(norm):
             raise TrainingError(
                 f"update {self.updates_done + 1}: the gradient is {norm}. The policy on disk is the last checkpoint. "
-                f"Lower train.learning_rate, or rerun with --resume to reach the same update with seed {self.seed}."
+                f"Lower train.learning_rate; the same command again reaches the same update, with seed {self.seed}."
             )
         self.optimizer.step()
         return {"grad_norm": norm}

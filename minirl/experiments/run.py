@@ -69,7 +69,6 @@ from minirl.rollouts.episodes import Rollouts
 from minirl.tasks import Item, get
 
 SCHEMA = 1
-RSS_UNITS_PER_MB = 1024**2 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
 SCRATCH = ".policy.tmp"  # one name: what a killed process left is cleared away
 
 

@@ -40,6 +40,8 @@ from minirl.experiments.rundir import (
 )
 from minirl.loops import Learner, Record, derive_seed, run_phases
 from minirl.policy.models import Policy, load_policy, with_adapter
+from minirl.rollouts.fit import check_fit
+from minirl.tasks import get
 from minirl.techniques.base import OnlinePhase, Phase, PreferencePhase, SupervisedPhase
 
 RSS_UNITS_PER_MB = 1024**2 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
@@ -73,8 +75,12 @@ class Job:
 
 
 def start(experiment: Experiment, seed: int, device: str) -> Policy:
-    """The policy before training, which is the base: a fresh adapter adds nothing."""
+    """The policy before training, which is the base: a fresh adapter adds nothing.
+
+    Raises :class:`ConfigError` if it cannot read the task.
+    """
     policy = load_policy(experiment.base, device, experiment.dtype or "float32")
+    check_fit(policy, get(experiment.task.name), experiment.task.level)
     return with_adapter(policy, experiment.lora, derive_seed(seed, "adapter")) if experiment.lora else policy
 
 

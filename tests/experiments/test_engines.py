@@ -95,8 +95,9 @@ def test_a_run_on_trl_that_was_interrupted_goes_on(on_trl, tmp_path):
     seen = []
     run.train("score", lambda arm, record: seen.append(record["update"]))
     assert seen == [1, 2, 3, 4]
-    ours, theirs = records(tmp_path / "run"), records(on_trl)
-    assert ours == [pytest.approx(record, rel=1e-6) for record in theirs]
+    for ours, theirs in zip(records(tmp_path / "run"), records(on_trl), strict=True):
+        assert ours.pop("phase") == theirs.pop("phase")
+        assert ours == pytest.approx(theirs, rel=1e-6)
 
 
 def test_a_damaged_checkpoint_of_trl_is_left_out(on_trl, tmp_path, capsys):

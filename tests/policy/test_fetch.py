@@ -94,7 +94,9 @@ def wheel(tmp_path_factory) -> Path:
         packed.write(directory / "tiny.gguf", "tiny_words/tiny.gguf")
         packed.writestr("tiny_words/__init__.py", "raise SystemExit('imported')")
         packed.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-words\nVersion: 1.0\n")
-        packed.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        packed.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         packed.writestr(f"{info}/LICENSE", "Do as you please.\n")
         packed.writestr(f"{info}/RECORD", "")
     return path
@@ -168,9 +170,7 @@ def test_weights_are_exactly_what_the_4_bits_stand_for(tiny):
     embedding = torch.from_numpy(PACKED["token_embd.weight"])
     assert torch.equal(weights["model.embed_tokens.weight"], embedding)
     assert not torch.equal(embedding.bfloat16().float(), embedding)  # 16 bits would have changed them
-    assert torch.equal(
-        weights["model.layers.0.mlp.up_proj.weight"], torch.from_numpy(PACKED["blk.0.ffn_up.weight"])
-    )
+    assert torch.equal(weights["model.layers.0.mlp.up_proj.weight"], torch.from_numpy(PACKED["blk.0.ffn_up.weight"]))
 
 
 def test_the_space_before_a_digit_is_cut_as_the_model_has_learned(tiny):

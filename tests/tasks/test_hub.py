@@ -264,9 +264,12 @@ def test_another_process_with_another_hash_seed_reads_the_same_rows(data, tmp_pa
 
     import minirl.tasks
 
-    task, code = Gsm8k(), (
-        "import json; from minirl.tasks import get\n"
-        f"print(json.dumps([i.prompt for i in get('gsm8k').items({RUN}, range(30), 1)]))"
+    task, code = (
+        Gsm8k(),
+        (
+            "import json; from minirl.tasks import get\n"
+            f"print(json.dumps([i.prompt for i in get('gsm8k').items({RUN}, range(30), 1)]))"
+        ),
     )
     root = str(Path(minirl.tasks.__file__).parents[2])
     env = {**os.environ, "PYTHONHASHSEED": "4242", "PYTHONPATH": root, "HF_DATASETS_CACHE": str(tmp_path / "theirs")}
