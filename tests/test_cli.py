@@ -18,7 +18,7 @@ from minirl.policy.models import base_names
 BASE = base_names()[0]
 COMMANDS = [
     [name]
-    for name in ("list", "open", "new", "reproduce", "sweep", "claims", "report", "doctor", "audit", "verify", "why")
+    for name in ("list", "open", "new", "reproduce", "sweep", "claims", "report", "doctor", "audit", "verify", "why", "plan")
 ]
 COMMANDS += [["bases", "list"], ["bases", "build"]]
 HEAVY = ("torch", "transformers", "pydantic", "numpy", "yaml", "matplotlib")

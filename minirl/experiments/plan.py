@@ -32,6 +32,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -469,7 +470,7 @@ def render(plan: Plan) -> str:
     return "\n".join(lines + ([f"Assumed: {plan.assumed}."] if plan.assumed else []))
 
 
-def compared(slugs: list[str], tier: str = "tiny") -> list[dict[str, Any]]:
+def compared(slugs: Iterable[str], tier: str = "tiny") -> list[dict[str, Any]]:
     """Plan and committed results of some configs: what was planned and measured, a seed with all arms."""
     rows = []
     for slug in slugs:
