@@ -4,11 +4,15 @@ With the argument `book` it runs in the environment of the book and writes book/
 
 A lock holds the exact versions of everything that pyproject.toml needs, extras included, directly or not: no hashes
 and no local version parts, since a CPU and a CUDA build of torch are the same release, and no index address.
+
+What only the extra ``gym`` needs is in requirements-gym.lock, to be installed after the other: one of its packages is a
+C extension without wheels, and who only wants to run the course should not need a compiler.
 """
 
 import re
 import sys
 import tomllib
+from collections.abc import Collection
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
@@ -17,6 +21,9 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = "# Exact versions of everything, from `make lock`. Direct requirements are in pyproject.toml.\n"
+GYM_HEADER = (
+    "# What the extra gym needs besides, from `make lock`. One of them is compiled, so it takes a C compiler.\n"
+)
 
 
 def closure(requirements: list[str]) -> dict[str, str]:
@@ -36,7 +43,7 @@ def closure(requirements: list[str]) -> dict[str, str]:
         try:
             found[name] = version(name).partition("+")[0]
         except PackageNotFoundError as error:
-            extras = "trl,sandbox,humaneval,games,test"
+            extras = "trl,sandbox,humaneval,games,models,maths,gym,test"
             raise SystemExit(f"{name} is required but not installed: pip install -e '.[{extras}]' first") from error
         for text in requires(name) or []:
             pending += [(Requirement(text), extra) for extra in {"", *requirement.extras}]
@@ -58,10 +65,11 @@ def environment_yml(lock: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def lock_text(wanted: list[str]) -> str:
-    """The lock of ``wanted`` and all that they need here."""
+def lock_text(wanted: list[str], header: str = HEADER, without: Collection[str] = ()) -> str:
+    """The lock of ``wanted`` and all that they need here, except ``without``."""
     pins = closure(wanted)
-    return HEADER + "".join(f"{name}=={pins[name]}\n" for name in sorted(pins) if not re.match("minirl$", name))
+    names = [name for name in sorted(pins) if name not in without and not re.match("minirl$", name)]
+    return header + "".join(f"{name}=={pins[name]}\n" for name in names)
 
 
 def main(what: str = "") -> None:
@@ -70,9 +78,11 @@ def main(what: str = "") -> None:
         (ROOT / "book" / "requirements.lock").write_text(lock_text(pyproject["dependency-groups"]["book"]))
         return
     project = pyproject["project"]
-    wanted = project["dependencies"] + [r for group in project["optional-dependencies"].values() for r in group]
+    extras = project["optional-dependencies"]
+    wanted = project["dependencies"] + [r for name, group in extras.items() if name != "gym" for r in group]
     lock = lock_text(wanted)
     (ROOT / "requirements.lock").write_text(lock)
+    (ROOT / "requirements-gym.lock").write_text(lock_text(extras["gym"], GYM_HEADER, closure(wanted)))
     (ROOT / "environment.yml").write_text(environment_yml(lock))
 
 

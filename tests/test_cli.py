@@ -20,7 +20,7 @@ COMMANDS = [
     [name]
     for name in ("list", "open", "new", "reproduce", "sweep", "claims", "report", "doctor", "audit", "verify", "why", "plan")
 ]
-COMMANDS += [["bases", "list"], ["bases", "build"]]
+COMMANDS += [["bases", "list"], ["bases", "build"], ["models", "list"], ["models", "get"]]
 HEAVY = ("torch", "transformers", "pydantic", "numpy", "yaml", "matplotlib")
 LISTED = {"slug", "family", "title", "tiers", "verdicts"}
 CLAIMED = {"slug", "tier", "statement", "verdict", "conditions", "arms", "seeds", "items"}
@@ -35,7 +35,7 @@ def python(code: str, *arguments: str) -> subprocess.CompletedProcess:
 # --- Help and usage -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", [[], ["bases"], *COMMANDS], ids=" ".join)
+@pytest.mark.parametrize("command", [[], ["bases"], ["models"], *COMMANDS], ids=" ".join)
 def test_help(command, capsys):
     with pytest.raises(SystemExit) as caught:
         main([*command, "--help"])

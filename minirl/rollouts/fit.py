@@ -3,8 +3,8 @@
 A model that chats is given messages, and a from-scratch base plain text. Given the other's kind, neither raises: it
 answers something, and gets a score. So two rules are checked:
 
-1. A task in words (:mod:`minirl.tasks.words`) goes with a chat template, and a task in a notation of its own (``12+34=``)
-   without one. Nothing is added silently to either.
+1. A task in words (:mod:`minirl.tasks.words`) goes with a chat template, and a task in a notation of its own
+   (``12+34=``) without one. Nothing is added silently to either.
 2. The tokenizer has a token for every character of a prompt, its feedback and its answer.
 """
 

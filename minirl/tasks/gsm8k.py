@@ -1,4 +1,4 @@
-"""``gsm8k``: grade-school maths in words (Cobbe et al. 2021, arXiv 2110.14168), 7,473 problems to train and 1,319 to test.
+"""``gsm8k``: grade-school maths in words (Cobbe et al. 2021, arXiv 2110.14168), 7,473 problems to train, 1,319 to test.
 
 The answer is one number. It is compared as a number (:class:`minirl.tasks.words.NumberInWords`), which is exact here; a
 parser of mathematics is not needed, and nothing a model wrote is evaluated. The reply that serves as demonstration is

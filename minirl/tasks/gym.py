@@ -10,13 +10,13 @@ depend on the hash seed of the process, such as ``ransom_note``, or take seconds
 - ``expression``: an arithmetic expression is computed by the parser of :mod:`minirl.tasks.countdown`, which knows
   numbers, ``+ - * /`` and parentheses and nothing else.
 
-Level 1 is the bottom of the data set's curriculum; at level k every attribute of the difficulty has gone up k − 1 times,
-as far as it goes. A data set without a curriculum has one level, its default config.
+Level 1 is the bottom of the data set's curriculum; at level k every attribute of the difficulty has gone up k − 1
+times, as far as it goes. A data set without a curriculum has one level, its default config.
 
-Departures from reasoning-gym: item (seed, index, level) is the only item of a data set with a seed of its own, drawn from
-all three, and so depends on nothing else (its own item i has the seed *seed + i*: neighbouring seeds share items). There
-is no partial credit. ``countdown`` and ``puzzle24`` are asked in other words, and only those items are kept whose own
-solution divides without a remainder, as ours must. Prompts say how to end a reply.
+Departures from reasoning-gym: item (seed, index, level) is the only item of a data set with a seed of its own, drawn
+from all three, and so depends on nothing else (reasoning-gym's item i has the seed *seed + i*, so that neighbouring
+seeds share items). There is no partial credit. ``countdown`` and ``puzzle24`` are asked in other words, and only those
+items are kept whose own solution divides without a remainder, as ours must. Prompts say how to end a reply.
 """
 
 import random
@@ -30,7 +30,7 @@ from minirl.tasks.base import Item
 from minirl.tasks.countdown import evaluate
 from minirl.tasks.words import MARK, LineInWords, NumberInWords, TaskInWords, folded
 
-# What kind of answer a data set asks for. Each was looked at: it asks for one number or one line, and only one is right.
+# What kind of answer a data set asks for. Each was looked at: one number or one line, and only one that is right.
 KINDS: dict[str, tuple[str, ...]] = {
     "number": (
         *("aiw", "basic_arithmetic", "binary_alternation", "chain_sum", "circuit_logic", "count_bits", "count_primes"),
@@ -86,7 +86,7 @@ def entry(dataset: str, seed: int, level: int) -> dict[str, Any]:
     made_by, config = DATASETS[dataset]
     settings = {"seed": seed, "size": 1}
     if dataset not in CURRICULA:
-        return made_by(config(**settings))[0]  # type: ignore[call-arg]
+        return made_by(config(**settings))[0]
     curriculum = CURRICULA[dataset]()
     for name in curriculum.attributes:
         for _ in range(level - 1):
@@ -124,8 +124,7 @@ class GymLine(GymTask, LineInWords):
 class GymExpression(GymTask):
     """Reach a target with all the given numbers; any expression that does is right."""
 
-    def asked_for(self) -> str:
-        return "the expression"
+    wanted = "the expression"
 
     def make(self, rng: random.Random, level: int) -> tuple[str, str]:
         while True:

@@ -25,9 +25,7 @@ class Math(FromRows):
     levels: ClassVar[range] = range(1, ALL + 1)
     source = "nlile/hendrycks-MATH-benchmark"
     columns = ("problem", "solution", "answer", "level")
-
-    def asked_for(self) -> str:
-        return "the answer, as LaTeX between dollar signs"
+    wanted = "your final answer, as LaTeX between dollar signs,"
 
     def at_level(self, row: Row, level: int) -> bool:
         found = re.search("[1-5]", str(row["level"]))  # 3 or "Level 3"

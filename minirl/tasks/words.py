@@ -13,9 +13,9 @@ not ASCII is none.
 
 import random
 import re
-from abc import abstractmethod
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import ClassVar
 
 from minirl.tasks.base import MAX_ANSWER_CHARS, Item, Task
 
@@ -79,6 +79,8 @@ class TaskInWords(Task):
     ``item.answer`` is a whole reply, as one would like to see it; :meth:`read` finds the answer in it.
     """
 
+    wanted: ClassVar[str] = "your final answer"  # what has to follow ``Answer:``
+
     def max_answer_chars(self, level: int) -> int:  # noqa: ARG002
         return MAX_ANSWER_CHARS - 1  # the reply, not only the answer: it may think first
 
@@ -89,17 +91,14 @@ class TaskInWords(Task):
         """The answer in the reply that is known to be right."""
         return self.read(item.answer)
 
-    @abstractmethod
-    def asked_for(self) -> str:
-        """What has to follow ``Answer:``, in words."""
-
     def ask(self, question: str) -> str:
-        """A prompt: the question and how to answer it."""
-        return f"{question.strip()}\n\nThink step by step. {self.how()}"
+        """A prompt: the question and how to answer it. Whether to think first is left to the model: told to think step
+        by step, a small one does worse."""
+        return f"{question.strip()}\n\n{self.how()}"
 
     def how(self) -> str:
-        """How to end a reply."""
-        return f'End with a line that says "{MARK}" and then {self.asked_for()}.'
+        """How to give the answer."""
+        return f'Write {self.wanted} after "{MARK}".'
 
     def feedback(self, item: Item, completion: str, grade: str = "nudge") -> str:
         """A user's next message. ``nudge`` says nothing about correctness, ``binary`` says right or wrong; neither
@@ -117,9 +116,6 @@ class TaskInWords(Task):
 
 class NumberInWords(TaskInWords):
     """The answer is one number. Which number is compared, exactly, not how it is written."""
-
-    def asked_for(self) -> str:
-        return "the number"
 
     def read(self, completion: str) -> str:
         text = completion[-MAX_READ:] if after_mark(completion) is None else answer_line(completion)
@@ -145,9 +141,6 @@ def written(number: Fraction) -> str:
 
 class LineInWords(TaskInWords):
     """The answer is one line of text. Case and the width of spaces do not count."""
-
-    def asked_for(self) -> str:
-        return "the answer alone"
 
     def check(self, item: Item, answer: str) -> bool:
         return folded(answer) == folded(self.reference(item))

@@ -117,7 +117,7 @@ def test_golden_items():
     item = task("chain_sum").item(0, 0, 1)
     assert item.prompt.startswith("State the final answer to the following arithmetic problem: ")
     question, said = item.prompt.split(": ", 1)[1].split(" =", 1)
-    assert said.strip() == 'Think step by step. End with a line that says "Answer:" and then the number.'
+    assert said.strip() == 'Write your final answer after "Answer:".'
     assert (question, item.answer) == GOLDEN
 
 
