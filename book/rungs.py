@@ -1,12 +1,13 @@
-"""The tables of what lies beyond tiny: configs with what they need, why others have none, and how far a plan is right."""
+"""The tables of what lies beyond tiny: configs and what they need, why others have none, and how right a plan is."""
 
 import functools
 from collections.abc import Iterable
 
 from book.results import count_text, has_results, settled, table
+from minirl.config import Experiment, load_yaml, validate
+from minirl.errors import ConfigError
 from minirl.experiments.plan import BEYOND, Machine, absent, compared, plan, size
-from minirl.experiments.registry import Technique, techniques
-from minirl.experiments.run import load_experiment
+from minirl.experiments.registry import Technique, config_path, techniques
 
 # Of no machine: the table has no times, and so needs no measured rates.
 NOWHERE = Machine("none", memory=1, devices=1, generating=1.0, learning=1.0, bandwidth=1.0)
@@ -23,15 +24,24 @@ def rungs_table() -> str:
     """Markdown: configs beyond tiny, what they need by plan, and what came out."""
     rows = []
     for item, tier in with_config():
-        made, experiment = plan(item.slug, tier, machine=NOWHERE), load_experiment(item.slug, tier)
+        path = config_path(item, tier)
+        experiment = validate(Experiment, load_yaml(path), str(path))  # its task may need what is not installed
         model = f"`{experiment.base}`" + (", adapter" if experiment.lora else "")
-        engine = (experiment.engine or "local") + (f", {made.ranks} ranks" if made.ranks > 1 else "")
-        state = settled(item.slug, tier).entry["verdict"] if has_results(item, tier) else "not run"
+        engine = (experiment.engine or "local") + (f", {experiment.ranks} ranks" if experiment.ranks else "")
         task = f"`{experiment.task.name}`, level {experiment.task.level}"
-        needs = (size(made.peak), count_text(made.tokens["seed"]))
-        rows.append((tier, f"`{item.slug}`", model, task, engine, *needs, state))
+        state = settled(item.slug, tier).entry["verdict"] if has_results(item, tier) else "not run"
+        rows.append((tier, f"`{item.slug}`", model, task, engine, *needs(item.slug, tier), state))
     header = ("tier", "technique", "model", "task", "engine", "memory of a GPU", "tokens a seed", "state")
     return table(header, rows, "lllllrrl")
+
+
+def needs(slug: str, tier: str) -> tuple[str, str]:
+    """Memory and tokens by plan; dashes where the task cannot be had."""
+    try:
+        made = plan(slug, tier, machine=NOWHERE)
+    except ConfigError:
+        return "–", "–"
+    return size(made.peak), count_text(made.tokens["seed"])
 
 
 def no_rungs_table() -> str:

@@ -8,7 +8,6 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from minirl.errors import MinirlError
 
@@ -227,6 +226,7 @@ def new(options: argparse.Namespace) -> None:
 
 def reproduce(options: argparse.Namespace) -> int:
     from minirl.experiments import runner
+    from minirl.experiments.launchers import launcher
     from minirl.experiments.report import publish, seed_table
     from minirl.experiments.run import load_experiment
     from minirl.experiments.rundir import read_json
@@ -234,7 +234,7 @@ def reproduce(options: argparse.Namespace) -> int:
     for slug in options.slugs:
         load_experiment(slug, options.tier, options.set)  # all mistakes show before the first run starts
     seeds = {slug: seeds_asked_for(options, slug) for slug in options.slugs}
-    status, launch = 0, launcher_asked_for(options)
+    status, launch = 0, launcher(options.launcher, options.slurm, options.jobs)
     settings = {"resume": options.resume, "overrides": options.set, "out": options.out}
     if options.launcher != "local":  # all are queued before the first is waited for
         for slug in options.slugs:
@@ -257,21 +257,6 @@ def reproduce(options: argparse.Namespace) -> int:
         if options.publish:
             print(f"published to {runner.shown(publish(slug, options.tier, [job.directory for job in jobs]))}")
     return status
-
-
-def launcher_asked_for(options: argparse.Namespace) -> Any:
-    """What ``--launcher`` and ``--slurm`` say. Raises :class:`ConfigError` if they do not fit together."""
-    from minirl.config import parse_overrides
-    from minirl.errors import ConfigError
-    from minirl.experiments.launchers import Command, submitit_launcher
-
-    if options.launcher == "local":
-        if options.slurm:
-            raise ConfigError("--slurm is for jobs of a cluster: add --launcher submitit")
-        return Command.start
-    if options.jobs is not None:
-        raise ConfigError("--jobs is for this machine; how many jobs of a cluster run side by side is its business")
-    return submitit_launcher(parse_overrides(options.slurm))
 
 
 def sweep(options: argparse.Namespace) -> None:
@@ -403,7 +388,6 @@ def bases_build(options: argparse.Namespace) -> None:
 
 
 def plan(options: argparse.Namespace) -> None:
-    os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: nothing is fetched for a plan
     from minirl.experiments import plan as planning
 
     made = planning.plan(options.slug, options.tier, options.set, options.variant)

@@ -18,8 +18,9 @@ from minirl.policy.models import base_names
 BASE = base_names()[0]
 COMMANDS = [
     [name]
-    for name in ("list", "open", "new", "reproduce", "sweep", "claims", "report", "doctor", "audit", "verify", "why", "plan")
+    for name in ("list", "open", "new", "reproduce", "sweep", "claims", "report", "doctor", "audit", "verify", "why")
 ]
+COMMANDS += [["plan"]]
 COMMANDS += [["bases", "list"], ["bases", "build"], ["models", "list"], ["models", "get"]]
 HEAVY = ("torch", "transformers", "pydantic", "numpy", "yaml", "matplotlib")
 LISTED = {"slug", "family", "title", "tiers", "verdicts"}

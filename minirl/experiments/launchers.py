@@ -10,11 +10,12 @@ import os
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from minirl.config import parse_overrides
 from minirl.errors import ConfigError
 from minirl.experiments.rundir import locked, write_atomically, write_json
 
@@ -139,6 +140,20 @@ class ClusterJob:
 
     def stop(self) -> None:
         """Nothing: a job outlives who has submitted it, and the same command finds it again."""
+
+
+def launcher(name: str, settings: Sequence[str], jobs: int | None = None) -> Launcher:
+    """The launcher called ``local`` or ``submitit``; ``settings`` are ``key=value``.
+
+    Raises :class:`ConfigError` if they do not fit together, and as :func:`submitit_launcher`.
+    """
+    if name == "local":
+        if settings:
+            raise ConfigError("--slurm is for jobs of a cluster: add --launcher submitit")
+        return Command.start
+    if jobs is not None:
+        raise ConfigError("--jobs is for this machine; how many jobs of a cluster run side by side is its business")
+    return submitit_launcher(parse_overrides(settings))
 
 
 def submitit_launcher(settings: Mapping[str, Any]) -> Launcher:

@@ -28,15 +28,18 @@ reference. Attention is left out. Generating is also bound by reading weights an
 Every phase is counted as if it rolled out a batch for every update, and every attempt as long as it may be.
 """
 
+import contextlib
 import json
 import math
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import datasets
+import huggingface_hub
 import torch
 import transformers
 import yaml
@@ -340,6 +343,20 @@ def _program() -> int:
     return int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if status.exists() else 0
 
 
+@contextlib.contextmanager
+def offline() -> Iterator[None]:
+    """Nothing is fetched: without a network every attempt would take half a minute."""
+    switches: tuple[Any, ...] = (huggingface_hub.constants, datasets.config)
+    before = [switch.HF_HUB_OFFLINE for switch in switches]
+    try:
+        for switch in switches:
+            switch.HF_HUB_OFFLINE = True
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.HF_HUB_OFFLINE = value
+
+
 # --- All together ---------------------------------------------------------------------------------------------------
 
 
@@ -357,8 +374,9 @@ def plan(slug: str, tier: str, overrides: Any = None, variant: str = "", machine
         raise ConfigError(f"{slug} has no config at {tier}: {reason}")
     experiment = load_experiment(slug, tier, overrides, variant)
     train, ranks = experiment.train, experiment.ranks or 1
-    shape = shape_of(experiment)
-    batch, assumed = batch_of(experiment)
+    with offline():
+        shape = shape_of(experiment)
+        batch, assumed = batch_of(experiment)
     trained = [arm for arm in experiment.arms if load_method(experiment, arm).phases(train)]
     if not trained:
         shape = replace(shape, trained=0)
