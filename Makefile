@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 BOOK_VENV  := .venv-book
 BOOK_STAMP := $(BOOK_VENV)/.installed
 
-.PHONY: demo test test-slow lab book lock clean help
+.PHONY: demo test test-slow scale-check lab book lock clean help
 .DEFAULT_GOAL := help
 
 help:  ## what there is
@@ -38,6 +38,10 @@ test: $(STAMP)  ## lint, types and the whole test suite
 
 test-slow: $(STAMP)  ## minutes of training: remake the shipped bases and compare
 	@$(BIN)/python -m pytest -m slow
+
+# 0.1M parameters stand in for large models in the first two, and shapes without numbers in the third.
+scale-check: $(STAMP)  ## several ranks, both engines, and a dry run of every config at small and large, on two cores
+	@$(BIN)/python -m pytest tests/engines tests/experiments/test_plan.py -m "not slow" -n 2 --dist worksteal
 
 lab: $(STAMP)  ## JupyterLab on the notebooks
 	@$(BIN)/jupyter lab notebooks

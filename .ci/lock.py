@@ -47,7 +47,7 @@ def closure(requirements: list[str]) -> dict[str, str]:
         try:
             found[name] = version(name).partition("+")[0]
         except PackageNotFoundError as error:
-            extras = "trl,sandbox,humaneval,games,models,maths,gym,test"
+            extras = "trl,sandbox,humaneval,games,models,maths,gym,slurm,test"
             raise SystemExit(f"{name} is required but not installed: pip install -e '.[{extras}]' first") from error
         for text in requires(name) or []:
             pending += [(Requirement(text), extra) for extra in {"", *requirement.extras}]

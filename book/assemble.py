@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from book import reference, results, systems, trust
+from book import reference, results, rungs, systems, trust
 from book.typed import all_typed
 from minirl.config import nearest
 from minirl.errors import ConfigError, MinirlError
@@ -40,6 +40,9 @@ INSERTS: dict[str, Callable[[], str]] = {
     "claims-config": reference.claim_reference,
     "cli": reference.cli_reference,
     "trust": trust.trust_table,
+    "rungs": rungs.rungs_table,
+    "no-rungs": rungs.no_rungs_table,
+    "plans": rungs.plans_table,
 }
 
 

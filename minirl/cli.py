@@ -71,7 +71,25 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
     command.add_argument("--out", type=Path, default=None, help="directory of the runs (default: runs/SLUG/TIER)")
     command.add_argument("--publish", action="store_true", help="write the results under reproductions/")
+    command.add_argument(
+        "--launcher", choices=("local", "submitit"), default="local", help="here, or every seed as a job of SLURM"
+    )
+    command.add_argument(
+        "--slurm",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="of jobs: partition, timeout_min, mem_gb …",
+    )
     command.set_defaults(run=reproduce)
+
+    command = commands.add_parser("plan", help="what a config needs in memory, tokens and time, and does it fit here?")
+    command.add_argument("slug", metavar="SLUG")
+    command.add_argument("--tier", default="tiny", help="smoke, tiny, small or large (default: tiny)")
+    command.add_argument("--variant", default="", help="a second config of the tier, such as ablations")
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config key")
+    command.add_argument("--json", action="store_true", help="machine-readable, documented in README.md")
+    command.set_defaults(run=plan)
 
     command = commands.add_parser(
         "sweep", help="run the ablations of a technique (its second config), without notebook"
@@ -208,24 +226,22 @@ def new(options: argparse.Namespace) -> None:
 
 def reproduce(options: argparse.Namespace) -> int:
     from minirl.experiments import runner
+    from minirl.experiments.launchers import launcher
     from minirl.experiments.report import publish, seed_table
     from minirl.experiments.run import load_experiment
     from minirl.experiments.rundir import read_json
 
     for slug in options.slugs:
         load_experiment(slug, options.tier, options.set)  # all mistakes show before the first run starts
-    status = 0
+    seeds = {slug: seeds_asked_for(options, slug) for slug in options.slugs}
+    status, launch = 0, launcher(options.launcher, options.slurm, options.jobs)
+    settings = {"resume": options.resume, "overrides": options.set, "out": options.out}
+    if options.launcher != "local":  # all are queued before the first is waited for
+        for slug in options.slugs:
+            runner.submit(slug, options.tier, seeds[slug], launch, **settings)
+        settings["resume"] = True
     for slug in options.slugs:
-        seeds = seeds_asked_for(options, slug)
-        jobs = runner.reproduce(
-            slug,
-            options.tier,
-            seeds,
-            jobs=options.jobs,
-            resume=options.resume,
-            overrides=options.set,
-            out=options.out,
-        )
+        jobs = runner.reproduce(slug, options.tier, seeds[slug], jobs=options.jobs, launch=launch, **settings)
         budget = load_experiment(slug, options.tier, options.set).budget
         for job in jobs:
             results = read_json(job.results)
@@ -369,6 +385,13 @@ def bases_build(options: argparse.Namespace) -> None:
         policy = build_base(recipe, progress)
     card = save_base(policy, SHIPPED / options.name / "recipe.yaml", out)
     print(f"written to {out}\n{json.dumps(card, indent=1)}")
+
+
+def plan(options: argparse.Namespace) -> None:
+    from minirl.experiments import plan as planning
+
+    made = planning.plan(options.slug, options.tier, options.set, options.variant)
+    print(json.dumps(made.to_json(), indent=1) if options.json else planning.render(made))
 
 
 def models_list(options: argparse.Namespace) -> None:  # noqa: ARG001

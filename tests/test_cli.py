@@ -20,6 +20,7 @@ COMMANDS = [
     [name]
     for name in ("list", "open", "new", "reproduce", "sweep", "claims", "report", "doctor", "audit", "verify", "why")
 ]
+COMMANDS += [["plan"]]
 COMMANDS += [["bases", "list"], ["bases", "build"], ["models", "list"], ["models", "get"]]
 HEAVY = ("torch", "transformers", "pydantic", "numpy", "yaml", "matplotlib")
 LISTED = {"slug", "family", "title", "tiers", "verdicts"}

@@ -1,11 +1,11 @@
 """Running seeds, as many at a time as there are cores for: notebooks through papermill, or runs without a notebook."""
 
+import contextlib
 import json
 import multiprocessing
 import os
 import re
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -23,9 +23,10 @@ from tqdm import tqdm
 from minirl.config import Experiment, parse_overrides
 from minirl.errors import RunError
 from minirl.experiments.checksums import damage
+from minirl.experiments.launchers import Command, Launcher, Process
 from minirl.experiments.registry import label, project_root, run_directory, technique
 from minirl.experiments.run import REFERENCE_ARM, check_identity, identity, load_experiment, load_method, open_run
-from minirl.experiments.rundir import clear, locked
+from minirl.experiments.rundir import clear
 
 POLL_S = 0.5
 KERNEL_START_S = 120
@@ -38,7 +39,7 @@ class Job:
 
     seed: int
     directory: Path
-    process: subprocess.Popen | None = None
+    process: Process | None = None
     failed: str = ""
 
     @property
@@ -95,19 +96,18 @@ def reproduce(
     resume: bool = True,
     overrides: list[str] | None = None,
     out: Path | None = None,
+    launch: Launcher = Command.start,
 ) -> list[Job]:
     """Execute the technique's notebook once per seed and return the jobs, all of them done.
 
-    ``jobs`` run side by side (default: cores divided by the config's threads). With ``resume`` seeds that are done are
-    kept and unfinished ones continue; without, they start over. Raises :class:`RunError` if a seed fails, after the
-    others have ended, or if what is kept was made with another config or other code.
+    ``jobs`` run side by side (default: cores divided by the config's threads; all that another ``launch`` takes). With
+    ``resume`` seeds that are done are kept and unfinished ones continue; without, they start over. Raises
+    :class:`RunError` if a seed fails, after the others have ended, or if what is kept was made with another config or
+    other code.
     """
     experiment = load_experiment(slug, tier, overrides)  # a mistake shows here, not in the fifth notebook
-    limit = parallel(jobs, experiment.threads)
-    all_jobs = [Job(seed, out / f"seed-{seed}" if out else run_directory(slug, tier, "", seed)) for seed in seeds]
-    if not resume:
-        for job in all_jobs:
-            clear(job.directory)
+    limit = parallel(jobs, experiment.threads) if launch is Command.start else len(seeds)
+    all_jobs = _jobs(slug, tier, seeds, out, resume)
     waiting = [job for job in all_jobs if not job.done()]
     for job in all_jobs:
         if job not in waiting:
@@ -120,7 +120,7 @@ def reproduce(
             while waiting and len(running) < limit:
                 job = waiting.pop(0)
                 try:
-                    running.append(_start(job, slug, tier, overrides or [], experiment.threads))
+                    running.append(_start(job, experiment, overrides or [], launch))
                 except RunError as error:  # it may be in use; the other seeds are not
                     job.failed = str(error)
             time.sleep(POLL_S)
@@ -132,7 +132,8 @@ def reproduce(
             bar.update(min(sum(counts), bar.total) - bar.n)
     except BaseException as interruption:
         for job in running:
-            _stop(job)
+            if job.process:
+                job.process.stop()
         if isinstance(interruption, KeyboardInterrupt):
             raise RunError("interrupted; the same command continues where it stood") from interruption
         raise
@@ -144,39 +145,56 @@ def reproduce(
     return all_jobs
 
 
-def _start(job: Job, slug: str, tier: str, overrides: list[str], threads: int) -> Job:
-    root = project_root()
+def submit(
+    slug: str,
+    tier: str,
+    seeds: list[int],
+    launch: Launcher,
+    *,
+    resume: bool = True,
+    overrides: list[str] | None = None,
+    out: Path | None = None,
+) -> None:
+    """Start all seeds that are not done, and wait for none: :func:`reproduce` with the same ``launch`` finds them."""
+    experiment = load_experiment(slug, tier, overrides)
+    for job in _jobs(slug, tier, seeds, out, resume):
+        with contextlib.suppress(RunError):  # which will be told there, and stops no other seed
+            if not job.done():
+                _start(job, experiment, overrides or [], launch)
+
+
+def _jobs(slug: str, tier: str, seeds: list[int], out: Path | None, resume: bool) -> list[Job]:
+    """The jobs of the seeds; without ``resume`` nothing is left of earlier ones."""
+    jobs = [Job(seed, out / f"seed-{seed}" if out else run_directory(slug, tier, "", seed)) for seed in seeds]
+    for job in jobs if not resume else ():
+        clear(job.directory)
+    return jobs
+
+
+def _start(job: Job, experiment: Experiment, overrides: list[str], launch: Launcher) -> Job:
     try:
         job.directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"cannot write {job.directory}: {error.strerror}; choose another --out") from error
-    with locked(job.directory):
-        pass  # before the log of whoever is running there is written over
+    slug, tier, threads = experiment.slug, experiment.tier, experiment.threads
     parameters = {"tier": tier, "seed": job.seed, "overrides": parse_overrides(overrides), "out": shown(job.directory)}
-    command = [sys.executable, "-m", "papermill", shown(technique(slug).notebook), shown(job.notebook)]
-    command += ["-y", json.dumps(parameters), "--no-progress-bar", "--log-level", "WARNING"]
-    command += ["--start-timeout", str(KERNEL_START_S)]
-    environment = dict(os.environ, OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads), HF_HUB_OFFLINE="1")
-    environment |= {
+    words = [sys.executable, "-m", "papermill", shown(technique(slug).notebook), shown(job.notebook)]
+    words += ["-y", json.dumps(parameters), "--no-progress-bar", "--log-level", "WARNING"]
+    words += ["--start-timeout", str(KERNEL_START_S)]
+    environment = {
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "HF_HUB_OFFLINE": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     }
-    with open(job.directory / "log.txt", "wb") as log:
-        job.process = subprocess.Popen(
-            command, cwd=root, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-        )
+    gpus = (experiment.ranks or 1) if experiment.device.startswith("cuda") else 0
+    name = f"minirl-{slug}-{tier}-{job.seed}"
+    job.process = launch(
+        Command(name, tuple(words), project_root(), job.directory.resolve(), environment, threads, gpus)
+    )
     return job
-
-
-def _stop(job: Job) -> None:
-    """End the process group of a job: papermill and the kernel it started."""
-    if job.process and job.process.poll() is None:
-        os.killpg(job.process.pid, signal.SIGTERM)
-        try:
-            job.process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            os.killpg(job.process.pid, signal.SIGKILL)
 
 
 def _conclude(job: Job) -> None:
@@ -187,6 +205,7 @@ def _conclude(job: Job) -> None:
         job.failed = (
             f"{killed(status, log) or reason(log)}\n"
             f"  executed so far: {shown(job.notebook)}; whole log: {shown(job.directory / 'log.txt')}"
+            + (job.process.note if job.process else "")
         )
         return
     from nbconvert import HTMLExporter  # late: slow to import

@@ -1,0 +1,65 @@
+"""The tables of what lies beyond tiny: configs and what they need, why others have none, and how right a plan is."""
+
+import functools
+from collections.abc import Iterable
+
+from book.results import count_text, has_results, settled, table
+from minirl.config import Experiment, load_yaml, validate
+from minirl.errors import ConfigError
+from minirl.experiments.plan import BEYOND, Machine, absent, compared, plan, size
+from minirl.experiments.registry import Technique, config_path, techniques
+
+# Of no machine: the table has no times, and so needs no measured rates.
+NOWHERE = Machine("none", memory=1, devices=1, generating=1.0, learning=1.0, bandwidth=1.0)
+COMPARED = ("score", "ufo", "co-reward", "spiral", "nft", "raft", "sec")
+
+
+def with_config() -> Iterable[tuple[Technique, str]]:
+    """Every technique and tier beyond tiny for which there is a config."""
+    return ((item, tier) for tier in BEYOND for item in techniques() if tier in item.tiers())
+
+
+@functools.cache
+def rungs_table() -> str:
+    """Markdown: configs beyond tiny, what they need by plan, and what came out."""
+    rows = []
+    for item, tier in with_config():
+        path = config_path(item, tier)
+        experiment = validate(Experiment, load_yaml(path), str(path))  # its task may need what is not installed
+        model = f"`{experiment.base}`" + (", adapter" if experiment.lora else "")
+        engine = (experiment.engine or "local") + (f", {experiment.ranks} ranks" if experiment.ranks else "")
+        task = f"`{experiment.task.name}`, level {experiment.task.level}"
+        state = settled(item.slug, tier).entry["verdict"] if has_results(item, tier) else "not run"
+        rows.append((tier, f"`{item.slug}`", model, task, engine, *needs(item.slug, tier), state))
+    header = ("tier", "technique", "model", "task", "engine", "memory of a GPU", "tokens a seed", "state")
+    return table(header, rows, "lllllrrl")
+
+
+def needs(slug: str, tier: str) -> tuple[str, str]:
+    """Memory and tokens by plan; dashes where the task cannot be had."""
+    try:
+        made = plan(slug, tier, machine=NOWHERE)
+    except ConfigError:
+        return "–", "–"
+    return size(made.peak), count_text(made.tokens["seed"])
+
+
+def no_rungs_table() -> str:
+    """Markdown: techniques without a config beyond tiny, and why."""
+    rows = []
+    for item in techniques():
+        reasons = {tier: reason for tier in BEYOND if (reason := absent(item, tier))}
+        for reason in dict.fromkeys(reasons.values()):
+            tiers = ", ".join(tier for tier, why in reasons.items() if why == reason)
+            rows.append((f"`{item.slug}`", tiers, reason))
+    return table(("technique", "no config at", "because"), rows)
+
+
+@functools.cache
+def plans_table() -> str:
+    """Markdown: what is planned over what was measured, for some configs at tiny."""
+    rows = []
+    for row in compared(COMPARED):
+        shares = [planned / measured for planned, measured in (row["tokens"], row["peak_mb"], row["core_s"])]
+        rows.append((f"`{row['slug']}`", *(f"{share:.2f}" for share in shares)))
+    return table(("technique", "tokens", "peak memory", "core-seconds"), rows, "lrrr")
