@@ -190,8 +190,6 @@ def check_minirl(words: list[str]) -> None:
         for slug in [options.slug] if words[0] == "why" else options.slugs:
             assert technique(slug)
         return
-    if "small" in words:
-        pytest.importorskip("reasoning_gym", reason="reasoning-gym is not installed: the extra 'gym'")
     for slug in [*getattr(options, "slugs", []), *filter(None, [getattr(options, "slug", None)])]:
         load_experiment(slug, options.tier, options.set, getattr(options, "variant", ""))
         assert getattr(options, "seeds", None) is None or parse_seeds(options.seeds)

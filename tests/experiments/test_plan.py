@@ -9,7 +9,7 @@ import yaml
 from transformers import LlamaConfig
 
 from minirl.cli import main
-from minirl.config import TaskConfig, TrainConfig, load_yaml
+from minirl.config import TaskConfig, TrainConfig
 from minirl.errors import ConfigError, MinirlError
 from minirl.experiments import plan as planning
 from minirl.experiments.plan import (
@@ -25,7 +25,7 @@ from minirl.experiments.plan import (
     shape_of,
     work_of,
 )
-from minirl.experiments.registry import config_path, project_root, technique, techniques
+from minirl.experiments.registry import project_root, techniques
 from minirl.experiments.run import load_experiment
 from minirl.loops import Learner, policy_losses
 from minirl.policy.models import load_policy, tiny_llama
@@ -166,8 +166,9 @@ def test_what_autograd_keeps_is_about_as_planned(width, layers, length, fast):
 # --- Committed results ----------------------------------------------------------------------------------------------
 
 
-def test_the_plan_is_of_the_order_of_what_was_measured():
+def test_the_plan_is_of_the_order_of_what_was_measured(monkeypatch):
     """Tokens are the most there can be. Time is of the order, whatever the machine was that measured it."""
+    monkeypatch.setattr(planning, "_program", lambda: 350 << 20)  # this process has loaded more than a run does
     for row in compared(["score", "nft", "co-reward"]):
         assert 0.95 < row["tokens"][0] / row["tokens"][1] < 1.2, row
         assert 0.4 < row["peak_mb"][0] / row["peak_mb"][1] < 1.5, row
@@ -181,8 +182,6 @@ SCALED = [(item.slug, tier) for item in techniques() for tier in item.tiers() if
 
 @pytest.mark.parametrize(("slug", "tier"), SCALED)
 def test_a_dry_run_of_every_config_beyond_this_machine(slug, tier):
-    if load_yaml(config_path(technique(slug), tier))["task"]["name"].startswith("gym."):
-        pytest.importorskip("reasoning_gym", reason="reasoning-gym is not installed: the extra 'gym'")
     found = plan(slug, tier, machine=replace(MACHINE, memory=10**15))
     assert found.shape.parameters > 10**8 and found.shape.trained < 0.1 * found.shape.parameters
     assert found.batch.context < 4096

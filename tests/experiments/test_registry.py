@@ -11,7 +11,6 @@ import sys
 import nbformat
 import pytest
 
-from minirl.config import load_yaml
 from minirl.errors import ConfigError
 from minirl.experiments import registry
 from minirl.experiments.claims import load_claim
@@ -41,12 +40,6 @@ def split(stem: str) -> tuple[str, str]:
     """``tiny-ablations`` → tier and variant."""
     tier, _, variant = stem.partition("-")
     return tier, variant
-
-
-def needs_extras(path):
-    """Skip a config whose task needs a package that is not installed with the others."""
-    if str(load_yaml(path)["task"]["name"]).startswith("gym."):
-        pytest.importorskip("reasoning_gym", reason="reasoning-gym is not installed: the extra 'gym'")
 
 
 # --- Names ----------------------------------------------------------------------------------------------------------
@@ -179,7 +172,6 @@ def test_its_claim_is_about_its_config(item):
 
 @pytest.mark.parametrize(("item", "path"), CONFIGS, ids=[f"{item.slug}-{path.stem}" for item, path in CONFIGS])
 def test_every_config_loads(item, path):
-    needs_extras(path)
     tier, variant = split(path.stem)
     assert tier in TIERS
     experiment = load_experiment(item.slug, tier, variant=variant)
@@ -195,7 +187,6 @@ def test_training_and_evaluation_see_different_problems(item, path):
     from minirl.experiments.bases import CORPUS_SEED
     from minirl.loops import derive_seed
 
-    needs_extras(path)
     experiment = load_experiment(item.slug, split(path.stem)[0], variant=split(path.stem)[1])
     training = {derive_seed(seed, "problems") for seed in range(100)}
     held_out = {experiment.evaluation.seed, experiment.evaluation.seed + 1}  # to report, to develop
