@@ -55,17 +55,6 @@ def joined(rank: int, count: int, store: Path, device: str = "cpu") -> Iterator[
         dist.destroy_process_group()
 
 
-@contextlib.contextmanager
-def adopted(rank: int, count: int) -> Iterator[None]:
-    """Be one of ``count`` ranks that something else has already joined, such as accelerate."""
-    global _here
-    _here = Place(rank, count)
-    try:
-        yield
-    finally:
-        _here = Place()
-
-
 def share(parts: Sequence[Any]) -> Sequence[Any]:
     """What of ``parts`` is this rank's: every ``count``-th."""
     return parts[_here.rank :: _here.count]

@@ -204,9 +204,13 @@ class PhaseTrainer(GRPOTrainer):
         self.examples: tuple[SupervisedPhase, Examples] | None = None  # those of the current phase
 
     def train(self, *arguments: Any, **settings: Any) -> Any:
-        place = self.accelerator.state
-        with ranks.adopted(place.process_index, place.num_processes):
+        """All phases. The ranks are those that accelerate has joined."""
+        state, before = self.accelerator.state, ranks.here()
+        ranks._here = ranks.Place(state.process_index, state.num_processes)
+        try:
             return super().train(*arguments, **settings)
+        finally:
+            ranks._here = before
 
     # --- The batch of an update ---------------------------------------------------------------------------------------
 
