@@ -41,7 +41,6 @@ INSERTS: dict[str, Callable[[], str]] = {
     "cli": reference.cli_reference,
     "trust": trust.trust_table,
     "rungs": rungs.rungs_table,
-    "real-model": rungs.real_model_table,
     "no-rungs": rungs.no_rungs_table,
     "plans": rungs.plans_table,
 }
