@@ -1,19 +1,16 @@
 """The tables of what lies beyond tiny: configs and what they need, why others have none, and how right a plan is."""
 
 import functools
-import statistics
 from collections.abc import Iterable
 
 from book.results import count_text, has_results, settled, table
 from minirl.config import Experiment, load_yaml, validate
 from minirl.errors import ConfigError
 from minirl.experiments.plan import BEYOND, Machine, absent, compared, plan, size
-from minirl.experiments.registry import Technique, config_path, project_root, techniques
-from minirl.experiments.rundir import read_json
+from minirl.experiments.registry import Technique, config_path, techniques
 
 # Of no machine: the table has no times, and so needs no measured rates.
 NOWHERE = Machine("none", memory=1, devices=1, generating=1.0, learning=1.0, bandwidth=1.0)
-REAL_MODEL = "benchmarks/results/real-model.json"
 COMPARED = ("score", "ufo", "co-reward", "spiral", "nft", "raft", "sec")
 
 
@@ -56,17 +53,6 @@ def no_rungs_table() -> str:
             tiers = ", ".join(tier for tier, why in reasons.items() if why == reason)
             rows.append((f"`{item.slug}`", tiers, reason))
     return table(("technique", "no config at", "because"), rows)
-
-
-def real_model_table() -> str:
-    """Markdown: what optimisation steps on a real model cost, as ``benchmarks/real_model.py`` measured it."""
-    found = read_json(project_root() / REAL_MODEL)
-    rows = []
-    for arm, steps in found["arms"].items():
-        means = (statistics.mean(step[key] for step in steps) for key in ("core_s", "tokens"))
-        peak = max(step["peak_mb"] for step in steps)
-        rows.append((f"`{arm}`", str(len(steps)), *(f"{mean:,.0f}" for mean in means), f"{peak:,.0f}"))
-    return table(("arm", "steps", "core-seconds a step", "generated tokens a step", "peak MiB"), rows, "lrrrr")
 
 
 @functools.cache

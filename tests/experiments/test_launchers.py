@@ -133,8 +133,9 @@ def test_a_killed_submitter_finds_its_jobs_again(fake, tmp_path):
     out = fake(
         "import os, time\n"
         f"open({str(tmp_path / 'begun')!r} + str(seed), 'a').write('x')\n"
-        f"for _ in range(6000):\n    if os.path.exists({str(tmp_path / 'go')!r} + str(seed)): break\n    time.sleep(0.1)\n"
-        + DONE
+        "for _ in range(6000):\n"
+        f"    if os.path.exists({str(tmp_path / 'go')!r} + str(seed)): break\n"
+        "    time.sleep(0.1)\n" + DONE
     )
     code = (
         "import sys, pathlib\n"
