@@ -30,6 +30,7 @@ from minirl.experiments.rundir import clear
 
 POLL_S = 0.5
 KERNEL_START_S = 120
+LOCAL = ("smoke", "tiny")  # tiers that need nothing from a hub, and must not wait for one
 MAX_SEEDS = 10_000
 
 
@@ -184,7 +185,7 @@ def _start(job: Job, experiment: Experiment, overrides: list[str], launch: Launc
     environment = {
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
-        "HF_HUB_OFFLINE": "1",
+        **({"HF_HUB_OFFLINE": "1"} if tier in LOCAL else {}),
         "PYTHONDONTWRITEBYTECODE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",

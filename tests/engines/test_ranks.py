@@ -36,7 +36,8 @@ def assert_same(one, two, near_after=5e-3):
     for alone, shared in zip(one, two, strict=True):
         near = 1e-4 if alone["update"] == 1 else near_after
         for name, value in alone.items():
-            assert shared[name] == (value if isinstance(value, str) else pytest.approx(value, rel=near, abs=1e-5)), name
+            tiny = 1e-5 if alone["update"] == 1 else near_after / 20  # of divergences that have hardly begun
+            assert shared[name] == (value if isinstance(value, str) else pytest.approx(value, rel=near, abs=tiny)), name
         assert shared["generated_tokens"] == alone["generated_tokens"]
 
 
