@@ -4,10 +4,9 @@ import functools
 from collections.abc import Iterable
 
 from book.results import count_text, has_results, settled, table
-from minirl.config import Experiment, load_yaml, validate
-from minirl.errors import ConfigError
 from minirl.experiments.plan import BEYOND, Machine, absent, compared, plan, size
-from minirl.experiments.registry import Technique, config_path, techniques
+from minirl.experiments.registry import Technique, techniques
+from minirl.experiments.resolve import load_experiment
 
 # Of no machine: the table has no times, and so needs no measured rates.
 NOWHERE = Machine("none", memory=1, devices=1, generating=1.0, learning=1.0, bandwidth=1.0)
@@ -24,8 +23,7 @@ def rungs_table() -> str:
     """Markdown: configs beyond tiny, what they need by plan, and what came out."""
     rows = []
     for item, tier in with_config():
-        path = config_path(item, tier)
-        experiment = validate(Experiment, load_yaml(path), str(path))  # its task may need what is not installed
+        experiment = load_experiment(item.slug, tier)
         model = f"`{experiment.base}`" + (", adapter" if experiment.lora else "")
         engine = (experiment.engine or "local") + (f", {experiment.ranks} ranks" if experiment.ranks else "")
         task = f"`{experiment.task.name}`, level {experiment.task.level}"
@@ -36,11 +34,8 @@ def rungs_table() -> str:
 
 
 def needs(slug: str, tier: str) -> tuple[str, str]:
-    """Memory and tokens by plan; dashes where the task cannot be had."""
-    try:
-        made = plan(slug, tier, machine=NOWHERE)
-    except ConfigError:
-        return "–", "–"
+    """Memory and tokens by plan."""
+    made = plan(slug, tier, machine=NOWHERE)
     return size(made.peak), count_text(made.tokens["seed"])
 
 

@@ -26,6 +26,23 @@ def sharp_policy(seed: int = 0) -> Policy:
     return policy
 
 
+def scripted(
+    turns: list[list[int]], scores: list[list[float]], answers: list[list[str]], items: list[Item]
+) -> Rollouts:
+    """Rows of one group that nobody sampled, with what is known of each; ids are all alike."""
+    turn = pad_rows(turns, CONTEXT)[0]
+    return Rollouts(
+        ids=torch.zeros_like(turn),
+        turn=turn,
+        logprobs=torch.zeros(turn.shape),
+        scores=torch.tensor(scores),
+        group=torch.zeros(len(items), dtype=torch.long),
+        answers=answers,
+        items=items,
+        longest=len(scores[0]),
+    )
+
+
 def encode(policy: Policy, text: str) -> list[int]:
     """Token ids; ``$`` stands for the stop token."""
     return policy.tokenizer.convert_tokens_to_ids(["<eos>" if c == "$" else c for c in text])

@@ -90,19 +90,24 @@ def check_phases(phases: list[Phase], train: TrainConfig) -> None:
             )
 
 
-def grpo_config(train: TrainConfig, seed: int, directory: str | Path, count: int = 1, **settings: Any) -> GRPOConfig:
-    """``train`` in TRL's words, for ``count`` ranks, and further ``settings`` of a GRPOConfig. Raises
-    :class:`ConfigError`."""
+def rows_of_a_part(train: TrainConfig, count: int) -> int:
+    """Rollouts in a micro-batch of each of ``count`` ranks. Raises :class:`ConfigError` if parts would not be equal."""
     rows, left = divmod(train.prompts * train.samples, count * train.micro_batches)
     if left:
         raise ConfigError(
             f"engine trl: {train.prompts} × {train.samples} rollouts are not {count} × {train.micro_batches} equal "
             "parts: change train.prompts or train.micro_batches"
         )
+    return rows
+
+
+def grpo_config(train: TrainConfig, seed: int, directory: str | Path, count: int = 1, **settings: Any) -> GRPOConfig:
+    """``train`` in TRL's words, for ``count`` ranks, and further ``settings`` of a GRPOConfig. Raises
+    :class:`ConfigError`."""
     given: dict[str, Any] = {
         "max_steps": train.updates * train.passes,
         "num_generations": train.samples,
-        "per_device_train_batch_size": rows,
+        "per_device_train_batch_size": rows_of_a_part(train, count),
         "gradient_accumulation_steps": train.micro_batches,
         "num_iterations": train.passes,
         "learning_rate": train.learning_rate,
@@ -476,7 +481,10 @@ def launched(rank: int, count: int, port: int) -> Iterator[None]:
         yield
     finally:
         for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
         if dist.is_initialized():
             dist.destroy_process_group()
         AcceleratorState._reset_state(reset_partial_state=True)

@@ -23,6 +23,12 @@ def file_checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def file_checksums(directory: Path) -> dict[str, str]:
+    """:func:`file_checksum` of every file below ``directory``, by its path relative to it."""
+    files = (path for path in sorted(directory.rglob("*")) if path.is_file())
+    return {str(path.relative_to(directory)): file_checksum(path) for path in files}
+
+
 def known(directory: Path) -> dict[str, list[str]]:
     """The entries of ``directory``: file, relative to it, → checksums of its newest two contents.
 

@@ -118,14 +118,14 @@ def check_engine(experiment: Experiment, methods: Mapping[str, Method]) -> None:
         raise ConfigError(f"key 'ranks': {experiment.ranks} are more than the {batch} episodes of an update")
     if experiment.engine != "trl":
         return
-    from minirl.engines.trl import check_phases, grpo_config  # imported late: an extra
+    from minirl.engines.trl import check_phases, rows_of_a_part  # imported late: an extra
 
     for arm, method in methods.items():
         try:
             check_phases(method.phases(experiment.train), experiment.train)
         except ConfigError as error:
             raise ConfigError(f"arms.{arm}: {error}") from error
-    grpo_config(experiment.train, seed=0, directory="unused", count=experiment.ranks or 1, use_cpu=True)
+    rows_of_a_part(experiment.train, experiment.ranks or 1)
 
 
 def takes(wanted: Mapping[str, inspect.Parameter], key: str) -> bool:

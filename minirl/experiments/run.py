@@ -45,6 +45,7 @@ from minirl.experiments.checksums import (
     damage,
     discard_if_damaged,
     file_checksum,
+    file_checksums,
     known,
     write_checked,
 )
@@ -185,8 +186,7 @@ class Run:
         shutil.rmtree(scratch, ignore_errors=True)
         try:
             policy.save(scratch)
-            files = [path for path in sorted(scratch.rglob("*")) if path.is_file()]
-            sums = {f"arms/{arm}/policy/{path.relative_to(scratch)}": file_checksum(path) for path in files}
+            sums = {f"arms/{arm}/policy/{name}": digest for name, digest in file_checksums(scratch).items()}
             metrics = directory.with_name("metrics.jsonl")
             announce(self.directory, {**sums, f"arms/{arm}/{metrics.name}": file_checksum(metrics)})
             scratch.rename(directory)

@@ -29,7 +29,7 @@ from minirl.config import Experiment, validate
 from minirl.engines import ranks
 from minirl.engines.state import checkpoint_tensors, moves, restore
 from minirl.errors import RunError
-from minirl.experiments.checksums import file_checksum
+from minirl.experiments.checksums import file_checksums
 from minirl.experiments.resolve import load_method, load_sampler
 from minirl.experiments.rundir import (
     MetricsLog,
@@ -69,8 +69,14 @@ class Job:
         return f"cuda:{place.rank}" if device == "cuda" and place.count > 1 else device
 
     def policy(self) -> Policy:
-        """What training starts from: the base, with a fresh adapter if the experiment trains one."""
-        return start(self.experiment, self.seed, self.device())
+        """What training starts from: the base, with a fresh adapter, which adds nothing, if the experiment trains one.
+
+        Raises :class:`ConfigError` if it cannot read the task.
+        """
+        experiment = self.experiment
+        policy = load_policy(experiment.base, self.device(), experiment.dtype or "float32")
+        check_fit(policy, get(experiment.task.name), experiment.task.level)
+        return with_adapter(policy, experiment.lora, derive_seed(self.seed, "adapter")) if experiment.lora else policy
 
     def learner(self) -> Learner:
         train, rule = self.experiment.train, load_sampler(self.experiment, self.arm)
@@ -78,16 +84,6 @@ class Job:
 
     def phases(self) -> list[Phase]:
         return load_method(self.experiment, self.arm).phases(self.experiment.train)
-
-
-def start(experiment: Experiment, seed: int, device: str) -> Policy:
-    """The policy before training, which is the base: a fresh adapter adds nothing.
-
-    Raises :class:`ConfigError` if it cannot read the task.
-    """
-    policy = load_policy(experiment.base, device, experiment.dtype or "float32")
-    check_fit(policy, get(experiment.task.name), experiment.task.level)
-    return with_adapter(policy, experiment.lora, derive_seed(seed, "adapter")) if experiment.lora else policy
 
 
 class Log:
@@ -315,8 +311,7 @@ def free_port() -> int:
 
 def checksums(directory: Path) -> dict[str, str]:
     """SHA-256 of every file below ``directory`` but the seal."""
-    files = (path for path in sorted(directory.rglob("*")) if path.is_file() and path.name != SEAL)
-    return {str(path.relative_to(directory)): file_checksum(path) for path in files}
+    return {name: digest for name, digest in file_checksums(directory).items() if name != SEAL}
 
 
 def newest_checkpoint(directory: Path) -> tuple[tuple[int, Path] | None, list[str]]:

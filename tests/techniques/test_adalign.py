@@ -10,15 +10,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from stand_ins import sharp_policy
+from stand_ins import scripted, sharp_policy
 
 from minirl.config import TaskConfig, TrainConfig, validate
 from minirl.errors import ConfigError
 from minirl.evaluation.dilemmas import OPPONENTS, conditional, cooperation, evaluate_dilemma, match, other_rewards
 from minirl.loops import Learner, run_phases
-from minirl.policy.logprobs import pad_rows
 from minirl.policy.models import load_policy
-from minirl.rollouts.episodes import CONTEXT, Rollouts
+from minirl.rollouts.episodes import CONTEXT
 from minirl.rollouts.opponents import Pool
 from minirl.tasks import Item, get
 from minirl.tasks.habits import HABITS
@@ -51,17 +50,7 @@ def games(*records):
             answers.append([moves[player] for moves in rounds])
             items.append(Item("dilemma", 0, 0, 1, f"D{player + 1}", f"1:{record}"))
             turns.append([CONTEXT, *range(len(rounds))])
-    turn = pad_rows(turns, CONTEXT)[0]
-    return Rollouts(
-        ids=torch.zeros_like(turn),
-        turn=turn,
-        logprobs=torch.zeros(turn.shape),
-        scores=torch.tensor(scores),
-        group=torch.zeros(len(items), dtype=torch.long),
-        answers=answers,
-        items=items,
-        longest=ROUNDS,
-    )
+    return scripted(turns, scores, answers, items)
 
 
 # --- the credit -----------------------------------------------------------------------------------------------------

@@ -2,14 +2,13 @@
 
 import pytest
 import torch
-from stand_ins import sharp_policy
+from stand_ins import scripted, sharp_policy
 
 from minirl.config import TaskConfig, TrainConfig
 from minirl.errors import ConfigError
 from minirl.evaluation.splits import OPPONENTS, by_row, evaluate_splits, honesty, yielding
 from minirl.loops import Learner, run_phases
 from minirl.policy.models import load_policy
-from minirl.rollouts.episodes import Rollouts
 from minirl.rollouts.opponents import Pool
 from minirl.tasks import Item, get
 from minirl.tasks.splitting_habits import fair
@@ -50,17 +49,7 @@ def games(*records, deal="1-000"):
             answers.append([made[-2:][player] for made in steps])
             items.append(Item("trust_split", 0, 0, 1, f"S{player + 1}", f"{deal}:{record}"))
             turns.append([-1, *range(len(steps)), *[-1] * (TURNS - len(steps))])
-    turn = torch.tensor(turns)
-    return Rollouts(
-        ids=torch.zeros_like(turn),
-        turn=turn,
-        logprobs=torch.zeros(turn.shape),
-        scores=torch.tensor(scores),
-        group=torch.zeros(len(items), dtype=torch.long),
-        answers=answers,
-        items=items,
-        longest=TURNS,
-    )
+    return scripted(turns, scores, answers, items)
 
 
 # --- what is measured -----------------------------------------------------------------------------------------------
