@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from book import reference, results, rungs, systems, trust
+from book import ladder, reference, results, rungs, systems, trust
 from book.typed import all_typed
 from minirl.config import nearest
 from minirl.errors import ConfigError, MinirlError
@@ -43,6 +43,9 @@ INSERTS: dict[str, Callable[[], str]] = {
     "rungs": rungs.rungs_table,
     "no-rungs": rungs.no_rungs_table,
     "plans": rungs.plans_table,
+    "ladder": ladder.ladder_markdown,
+    "ladder-rungs": ladder.ladder_table,
+    "ladder-not-run": ladder.not_run_table,
 }
 
 
@@ -174,6 +177,7 @@ def assemble(target: Path = SOURCE) -> list[str]:
         shutil.copy(results_directory(item, "tiny") / "figure.png", target / "figures" / f"{item.slug}.png")
     for name in results.FORESTS:
         results.forest(name).savefig(target / "_static" / f"{name}.png", dpi=150)
+    ladder.ladder_figure().savefig(target / "_static" / "ladder.png", dpi=150)
     return pages
 
 

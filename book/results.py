@@ -17,8 +17,16 @@ from matplotlib.figure import Figure
 from minirl.config import nearest
 from minirl.errors import ConfigError
 from minirl.experiments.claims import Claim, Condition, evaluate_claim, holds_when, load_claim
-from minirl.experiments.registry import Technique, claim_path, result_files, results_directory, technique, techniques
-from minirl.experiments.report import fresh_entry, in_short
+from minirl.experiments.registry import (
+    FRESH,
+    Technique,
+    claim_path,
+    result_files,
+    results_directory,
+    technique,
+    techniques,
+)
+from minirl.experiments.report import claim_entry, in_short
 from minirl.experiments.rundir import read_json
 from minirl.experiments.staleness import stale_parts
 from minirl.show.figures import effect_forest
@@ -190,7 +198,7 @@ def files_line(settled: Settled) -> str:
 
 def fresh_line(settled: Settled) -> str:
     """What the claim came to on fresh seeds, with the effects; nothing if it was not run on any."""
-    again = fresh_entry(settled.item, settled.entry["tier"])
+    again = claim_entry(settled.item, settled.entry["tier"], FRESH)
     if again is None:
         return ""
     effects = "; ".join(f"{c['metric']} {arms_text(c)} {effect_cell(c)}" for c in again["conditions"])
@@ -408,7 +416,7 @@ def verdict_table() -> str:
         hold = sum(c["verdict"] == "supported" for c in entry["conditions"])
         costs = (f"{entry['core_s']:.0f}", f"{entry['peak_mb']:.0f}")
         conditions = f"{hold} of {len(entry['conditions'])}"
-        again = fresh_entry(one.item, entry["tier"])
+        again = claim_entry(one.item, entry["tier"], FRESH)
         fresh = mark(again["verdict"]) if again else "–"
         rows.append((page_link(one, one.item.title), mark(entry["verdict"]), conditions, fresh, *costs))
     header = ("technique", "verdict", "conditions that hold", "fresh seeds", "core-seconds", "MB")

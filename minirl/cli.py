@@ -55,6 +55,13 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--no-lab", action="store_true", help="only copy, and say where")
     command.set_defaults(run=open_notebook)
 
+    command = commands.add_parser("slides", help="an executed notebook as slides for a lecture, in one HTML file")
+    command.add_argument("slug", metavar="SLUG", help="a technique, or another notebook's name without .ipynb")
+    command.add_argument("--to", type=Path, default=None, metavar="FILE", help="default: work/SLUG.slides.html")
+    command.add_argument("--reveal", default=None, metavar="DIR", help="reveal.js beside the file (default: fetched)")
+    command.add_argument("--force", action="store_true", help="replace slides that are there")
+    command.set_defaults(run=slides)
+
     command = commands.add_parser("new", help="lay out the parts of a technique that you are going to write")
     command.add_argument("slug", metavar="SLUG", help="its name: lower-case words joined by hyphens")
     command.add_argument(
@@ -213,6 +220,13 @@ def open_notebook(options: argparse.Namespace) -> None:
         open_lab(target)
 
 
+def slides(options: argparse.Namespace) -> None:
+    from minirl.experiments.slides import write_slides
+
+    target = options.to or Path("work") / f"{options.slug}.slides.html"
+    print(write_slides(options.slug, target, options.reveal, options.force))
+
+
 def new(options: argparse.Namespace) -> None:
     from minirl.experiments.runner import shown
     from minirl.experiments.scaffold import lay_out
@@ -293,6 +307,8 @@ def claims(options: argparse.Namespace) -> None:
         print(render_verdict_table(entry))
         if again:
             print(f"The same on fresh seeds ({len(again['seeds'])} after the registered ones): {in_short(again)}.\n")
+        for rung, other in entry["rungs"].items():
+            print(f"The same from a base with {rung} parameters: {in_short(other)}.\n")
     for name in unsettled_claims():
         print(f"{name}: registered, no committed results yet")
 

@@ -34,7 +34,6 @@ from minirl.experiments.claims import (
 )
 from minirl.experiments.fingerprint import code_hash, code_parts, config_hash, short_hash
 from minirl.experiments.registry import (
-    FRESH,
     Technique,
     claim_path,
     governing_claim,
@@ -43,6 +42,7 @@ from minirl.experiments.registry import (
     published,
     result_files,
     results_directory,
+    settles,
     technique,
     techniques,
 )
@@ -190,7 +190,7 @@ def _audit_results(
         found("warning", [f"stale, these have changed since: {', '.join(now.stale)}"])
     if now.stamp is not None:
         found("note", [f"code changed since ({', '.join(now.changed)}); {now.stamp.words()}"])
-    if variant not in ("", FRESH) or broken:
+    if not settles(variant) or broken:
         return None
     names = [str(file.relative_to(project_root())) for file in files]
     entry = to_json(evaluate_claim(claim, list(documents.values()), names), stale=bool(now.stale))

@@ -6,6 +6,7 @@ A technique is at home in four places under one slug. Nothing is registered by h
 import builtins
 import importlib
 import keyword
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,6 +90,15 @@ def technique(slug: str) -> Technique:
 
 
 FRESH = "fresh"  # a variant with the tier's own config, on seeds that its claim does not name
+RUNG = re.compile(r"\d+[kM]")  # variants called 700k, 4M, …: the tier's arms, from a base with so many parameters
+
+
+def settles(variant: str) -> bool:
+    """Whether results of a variant settle the tier's claim once more: on fresh seeds, or from a base of another size.
+
+    Other variants have arms that the claim does not name.
+    """
+    return variant in ("", FRESH) or RUNG.fullmatch(variant) is not None
 
 
 def label(tier: str, variant: str = "") -> str:

@@ -19,12 +19,19 @@ from minirl.experiments.audit import lost_history
 from minirl.experiments.checksums import write_checked
 from minirl.experiments.claims import load_claim
 from minirl.experiments.history import content
-from minirl.experiments.registry import FRESH, claim_path, governing_claim, project_root, technique, techniques
+from minirl.experiments.registry import (
+    FRESH,
+    claim_path,
+    governing_claim,
+    project_root,
+    settles,
+    technique,
+    techniques,
+)
 from minirl.experiments.report import (
     all_entries,
     claim_entry,
     coverage_table,
-    fresh_entry,
     mean_metric,
     publish,
     regenerate,
@@ -350,13 +357,13 @@ TWICE = {arm: right * 2 for arm, right in RIGHT.items()}  # seeds 5 to 9 say wha
 
 def test_a_claim_is_settled_again_on_fresh_seeds(published, capsys):
     item = technique("score")
-    assert fresh_entry(item, "tiny") is None
+    assert claim_entry(item, "tiny", FRESH) is None
     directories = [run_directory(published, seed, "fresh", arms=TWICE) for seed in range(5, 10)]
     with pytest.raises(RunError, match=r"exactly the registered seeds \[5, 6, 7, 8, 9\], got \[5, 6, 7, 8\]"):
         publish("score", "tiny", directories[:4], "fresh")
     target = publish("score", "tiny", directories, "fresh")
     assert sorted(path.name for path in target.iterdir()) == [*(f"seed-{s}.json" for s in range(5, 10)), "summary.json"]
-    again, settled = fresh_entry(item, "tiny"), claim_entry(item, "tiny")
+    again, settled = claim_entry(item, "tiny", FRESH), claim_entry(item, "tiny")
     assert again == read_json(target / "summary.json")
     assert (again["seeds"], again["verdict"], again["stale"]) == ([5, 6, 7, 8, 9], settled["verdict"], False)
     assert [c["effect"] for c in again["conditions"]] == [c["effect"] for c in settled["conditions"]]
@@ -370,6 +377,27 @@ def test_a_claim_is_settled_again_on_fresh_seeds(published, capsys):
 
     (target / "summary.json").unlink()
     assert target / "summary.json" in regenerate()
+
+
+def test_a_claim_is_settled_again_from_a_larger_base(published, capsys):
+    (published / "reproductions/score/tiny-700k.yaml").write_text("extends: tiny.yaml\n")
+    directories = [run_directory(published, seed, "700k", arms=TWICE) for seed in range(5)]
+    summary = publish("score", "tiny", directories, "700k") / "summary.json"
+    rung = claim_entry(technique("score"), "tiny", "700k")
+    assert rung == read_json(summary) == all_entries()[0]["rungs"]["700k"]
+    assert all_entries()[0]["fresh"] is None
+    assert (rung["seeds"], rung["verdict"]) == ([0, 1, 2, 3, 4], "supported")
+    assert "| **supported**; 700k parameters: supported | 5 |" in coverage_table()
+    assert main(["claims"]) == 0
+    assert "The same from a base with 700k parameters: supported, 2 of 2." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("variant", "again"),
+    [("", True), ("fresh", True), ("700k", True), ("4M", True), ("ablations", False), ("k", False), ("700kB", False)],
+)
+def test_which_variants_settle_the_claim(variant, again):
+    assert settles(variant) is again
 
 
 def test_the_config_of_fresh_seeds_is_the_one_of_the_tier(root):
