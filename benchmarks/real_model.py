@@ -10,6 +10,8 @@ adapter on ``gym.chain_sum``. This is no experiment, only the proof that the pat
 import argparse
 import json
 import statistics
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -26,18 +28,20 @@ CHANGES = {"device": "cpu", "threads": 2, "train": TRAIN, "arms": {**dict.fromke
 def steps(directory: Path) -> list[dict[str, float]]:
     """Every update of an arm: its record, and what it cost."""
     records, costs = (
-        [json.loads(line) for line in (directory / f"{name}.jsonl").open()] for name in ("metrics", "timing")
-    )
+        {line["update"]: line for line in map(json.loads, (directory / f"{name}.jsonl").open())}
+        for name in ("metrics", "timing")
+    )  # of an update that was made twice because a run was interrupted, the second time
     found, before = [], 0
-    for record, cost in zip(records, costs, strict=True):
+    for update, record in records.items():
         tokens, before = record["generated_tokens"] - before, record["generated_tokens"]
         logged = {name: record[name] for name in record if name.startswith("accuracy@")}
-        found.append({**cost, "tokens": tokens, "grad_norm": record["grad_norm"], **logged})
+        found.append({**costs[update], "tokens": tokens, "grad_norm": record["grad_norm"], **logged})
     return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arm", help="train this one alone, in this process, and keep nothing")
     parser.add_argument("--write", action="store_true", help=f"keep the result as {RESULT.name}")
     parser.add_argument(
         "--out", help="directory of the run, which continues if it was interrupted (default: a new one)"
@@ -45,10 +49,15 @@ def main() -> None:
     arguments = parser.parse_args()
     out = Path(arguments.out or tempfile.mkdtemp(prefix="minirl-real-model-"))
     run = open_run("score", tier="small", seed=0, overrides=CHANGES, out=out)
+    if arguments.arm:
+        run.train(arguments.arm, lambda arm, now: print(f"{arm}: step {now['update']} of {now['updates']}", flush=True))
+        return
+    arms = list(run.arms)
+    run.close()  # whoever has a run directory open has it alone
     found: dict[str, Any] = {}
-    for arm in run.arms:
-        run.train(arm, lambda arm, record: print(f"{arm}: step {record['update']} of {record['updates']}", flush=True))
-        found[arm] = steps(run.arm_directory(arm))
+    for arm in arms:  # each in a process of its own, whose peak is then that of this arm
+        subprocess.run([sys.executable, __file__, "--arm", arm, "--out", str(out)], check=True)
+        found[arm] = steps(out / "arms" / arm)
         costs = {key: statistics.mean(step[key] for step in found[arm]) for key in ("core_s", "tokens")}
         peak = max(step["peak_mb"] for step in found[arm])
         print(

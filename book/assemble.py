@@ -43,6 +43,7 @@ INSERTS: dict[str, Callable[[], str]] = {
     "rungs": rungs.rungs_table,
     "no-rungs": rungs.no_rungs_table,
     "plans": rungs.plans_table,
+    "real-model": rungs.real_model_table,
     "ladder": ladder.ladder_markdown,
     "ladder-rungs": ladder.ladder_table,
     "ladder-not-run": ladder.not_run_table,

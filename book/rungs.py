@@ -1,12 +1,15 @@
-"""The tables of what lies beyond tiny: configs and what they need, why others have none, and how right a plan is."""
+"""The tables of what lies beyond tiny: configs and what they need, why others have none, how right a plan is, and what
+ten steps on a real model took."""
 
 import functools
 from collections.abc import Iterable
+from statistics import mean, median
 
 from book.results import count_text, has_results, settled, table
 from minirl.experiments.plan import BEYOND, Machine, absent, compared, plan, size
-from minirl.experiments.registry import Technique, techniques
+from minirl.experiments.registry import Technique, project_root, techniques
 from minirl.experiments.resolve import load_experiment
+from minirl.experiments.rundir import read_json
 
 # Of no machine: the table has no times, and so needs no measured rates.
 NOWHERE = Machine("none", memory=1, devices=1, generating=1.0, learning=1.0, bandwidth=1.0)
@@ -58,3 +61,20 @@ def plans_table() -> str:
         shares = [planned / measured for planned, measured in (row["tokens"], row["peak_mb"], row["core_s"])]
         rows.append((f"`{row['slug']}`", *(f"{share:.2f}" for share in shares)))
     return table(("technique", "tokens", "peak memory", "core-seconds"), rows, "lrrr")
+
+
+def real_model_table() -> str:
+    """Markdown: what every method's steps on a real model took, as ``benchmarks/real_model.py`` measured them."""
+    kept = read_json(project_root() / "benchmarks" / "results" / "real-model.json")
+    rows = []
+    for arm, steps in kept["arms"].items():
+        seconds, cores, tokens, peak = (
+            [step[key] for step in steps] for key in ("wall_s", "core_s", "tokens", "peak_mb")
+        )
+        spread = f"{median(seconds):.0f} ({min(seconds):.0f}–{max(seconds):.0f})"
+        rows.append(
+            (f"`{arm}`", str(len(steps)), spread, f"{mean(cores):.0f}", count_text(mean(tokens)), f"{max(peak):.0f}")
+        )
+    header = ("method", "steps", "seconds a step, median (range)", "core-seconds a step", "tokens a step", "MB")
+    machine = f"{kept['hardware']['capability']}, {kept['threads']} of {kept['hardware']['cores']} cores"
+    return table(header, rows, "lrrrrr") + f"\n*From `benchmarks/results/real-model.json`: {machine}.*\n"

@@ -1,6 +1,7 @@
 """The speed benchmark runs, and compares like with like. No test is timed: ratios are for ``benchmarks/`` to print."""
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -11,16 +12,21 @@ import torch
 from minirl.experiments.registry import project_root
 
 SCRIPT = project_root() / "benchmarks" / "speed.py"
+REAL_MODEL = project_root() / "benchmarks" / "real_model.py"
 SMALL = ["--sizes", "0.1M", "--repeats", "1", "--prompts", "2", "--samples", "2", "--tokens", "4"]
+
+
+def loaded(script):
+    spec = importlib.util.spec_from_file_location(script.stem, script)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[script.stem] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")
 def speed():
-    spec = importlib.util.spec_from_file_location("speed", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["speed"] = module
-    spec.loader.exec_module(module)
-    return module
+    return loaded(SCRIPT)
 
 
 @pytest.fixture
@@ -69,3 +75,15 @@ def test_the_page_shows_the_committed_results(speed):
     start, end = speed.MARKERS
     assert text.split(start)[1].split(end)[0].strip() == speed.page().strip()
     assert list(speed.RESULTS.glob("*.json"))
+
+
+def test_what_steps_on_a_real_model_took(tmp_path):
+    records = [{"update": n, "generated_tokens": 30 * n, "grad_norm": 0.5, "accuracy@1": 0.25} for n in (1, 2)]
+    costs = [{"update": n, "wall_s": seconds} for n, seconds in ((1, 9.0), (1, 3.0), (2, 4.0))]  # the first made twice
+    for name, lines in (("metrics", records), ("timing", costs)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    rest = {"tokens": 30, "grad_norm": 0.5, "accuracy@1": 0.25}
+    assert loaded(REAL_MODEL).steps(tmp_path) == [
+        {"update": 1, "wall_s": 3.0, **rest},
+        {"update": 2, "wall_s": 4.0, **rest},
+    ]
