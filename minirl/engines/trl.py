@@ -392,7 +392,8 @@ def launched(rank: int, count: int, port: int) -> Iterator[None]:
     AcceleratorState._reset_state(reset_partial_state=True)  # what it found earlier in this process
     os.environ.update({name: str(value) for name, value in names.items()})
     try:
-        yield
+        with ranks.adopted(rank, count):  # before accelerate joins them: a policy is loaded onto its rank's device
+            yield
     finally:
         for name, value in before.items():
             if value is None:
