@@ -69,7 +69,7 @@ def write_slides(name: str, target: Path, reveal: str | None = None, force: bool
         raise RunError(f"{target} is there already; replace it with --force, or choose another place with --to")
     document.cells = [nbformat.from_dict(cell) for cell in slide_cells(document.cells)]
     document.metadata["title"] = document.cells[0].source.partition("\n")[0].lstrip("# ")
-    settings = {"reveal_scroll": True, "exclude_input": True, "exclude_output_prompt": True}
+    settings: dict[str, Any] = {"reveal_scroll": True, "exclude_input": True, "exclude_output_prompt": True}
     if reveal is not None:
         settings["reveal_url_prefix"] = reveal
     html, _ = SlidesExporter(**settings).from_notebook_node(document)
