@@ -3,6 +3,7 @@
     python benchmarks/speed.py                         # sizes 0.1M, 0.7M, 4M on this machine's CPU, one thread
     python benchmarks/speed.py --device cuda --sizes 0.7M 30M 135M
     python benchmarks/speed.py --profile               # where the time of one step goes
+    python benchmarks/speed.py --compile               # and what torch.compile would gain
 
 Two ratios, each the median over ``--repeats`` pairs measured in turns, so that what else the machine does hits both:
 
@@ -16,6 +17,7 @@ machine and this hour; only the ratios are meant to travel.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -27,6 +29,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -37,6 +40,7 @@ import torch
 from minirl.config import TaskConfig, TrainConfig
 from minirl.experiments.training import peak_mb
 from minirl.loops import Learner, online, policy_losses
+from minirl.policy import fast
 from minirl.policy.logprobs import pad_rows
 from minirl.policy.models import tiny_llama
 from minirl.policy.sampler import complete, make_decoder
@@ -356,8 +360,8 @@ def profile(work: Workload) -> dict[str, float]:
     return {kind: round(value / total, 3) for kind, value in shares.items()}
 
 
-def update_alone(work: Workload) -> float:
-    """Seconds of loss, gradient and optimiser step on given rollouts: what of a step is not sampling and scoring."""
+def our_update(work: Workload) -> Callable[[], int]:
+    """One call: loss, gradient and optimiser step on given rollouts: what of a step is not sampling and scoring."""
     learner = our_learner(work)
     method = our_method()
     (phase,) = method.phases(learner.train)
@@ -369,8 +373,41 @@ def update_alone(work: Workload) -> float:
         learner.step(policy_losses(learner, rollouts, credit, phase.objective, {}))
         return 0
 
-    update()
-    return round(statistics.median(timed(update, work.device)[0] for _ in range(5)), 4)
+    return update
+
+
+def median_seconds(call: Callable[[], int], work: Workload, repeats: int = 5) -> float:
+    call()  # warm up
+    return round(statistics.median(timed(call, work.device)[0] for _ in range(repeats)), 4)
+
+
+def with_compiler(work: Workload, repeats: int) -> dict[str, list[float]]:
+    """Seconds of sampler and update as they are, and with all that lies between matrix products fused by
+    ``torch.compile``, in turns: what is left to gain for those who have a C++ compiler."""
+    parts = {
+        (fast, "forward"): torch.compile(fast.forward),
+        (fast, "attention"): torch.compile(fast.attention, dynamic=True),  # the cache grows from token to token
+        (fast._Layer, "project"): torch.compile(fast._Layer.project),
+        (fast._Layer, "finish"): torch.compile(fast._Layer.finish),
+    }
+
+    def compiled(call: Callable[[], int]) -> Callable[[], int]:
+        def run() -> int:
+            with contextlib.ExitStack() as stack:
+                for (owner, name), function in parts.items():
+                    stack.enter_context(patch.object(owner, name, function))
+                return call()
+
+        return run
+
+    found = {}
+    for name, call in (("sampler", our_sampler(work)), ("update", our_update(work))):
+        rivals = (call, compiled(call))
+        for rival in (*rivals, *rivals):  # warm up; shapes that vary are compiled once more
+            rival()
+        pairs = [[timed(rival, work.device)[0] for rival in rivals] for _ in range(repeats)]
+        found[name] = [round(statistics.median(seconds), 4) for seconds in zip(*pairs, strict=True)]
+    return found
 
 
 def table(results: dict[str, Any]) -> str:
@@ -420,6 +457,18 @@ def page() -> str:
                 bound = part["step"]["theirs_s"] / (share["matrix products"] * part["step"]["ours_s"])
                 lines.append(f"| {size} | {cells} | {part['update_s']:.3f} | {bound:.1f} |")
             sections.append("\n".join(lines) + "\n")
+        compiled = {size: part["compiled"] for size, part in results["sizes"].items() if part.get("compiled")}
+        if compiled:
+            lines = [
+                "| size | sampler, s | compiled | update alone, s | compiled | ratio of a step with both compiled |"
+            ]
+            lines.append("|---|" + "---|" * 5)
+            for size, seconds in compiled.items():
+                step = results["sizes"][size]["step"]
+                gained = sum(plain - fused for plain, fused in seconds.values())
+                cells = " | ".join(f"{value:.3f}" for pair in seconds.values() for value in pair)
+                lines.append(f"| {size} | {cells} | {step['theirs_s'] / (step['ours_s'] - gained):.2f} |")
+            sections.append("\n".join(lines) + "\n")
         if (RESULTS / f"{path.stem}.png").exists():
             sections.append(f"![How sampling time grows with batch, length and size](results/{path.stem}.png)\n")
     return "\n".join(sections)
@@ -444,6 +493,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--name", help="write benchmarks/results/NAME.json and NAME.png, and benchmarks/README.md")
     parser.add_argument("--profile", action="store_true", help="only show where the time of one step goes")
+    parser.add_argument("--compile", action="store_true", help="also what a compiler would gain (needs one for C++)")
     parser.add_argument("--memory-of", choices=["ours", "trl"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -457,7 +507,8 @@ def main() -> None:
         return
     if arguments.profile:
         for size in arguments.sizes:
-            print(size, json.dumps(profile(workload(size))), f"update alone: {update_alone(workload(size))} s")
+            work = workload(size)
+            print(size, json.dumps(profile(work)), f"update alone: {median_seconds(our_update(work), work)} s")
         return
     import transformers
     import trl
@@ -477,9 +528,11 @@ def main() -> None:
     }
     for size in arguments.sizes:
         print(f"{size} …", file=sys.stderr, flush=True)
+        work = workload(size)
         results["sizes"][size] = {
             **compare(workload(size), arguments.repeats, peak),
-            "update_s": update_alone(workload(size)),
+            "update_s": median_seconds(our_update(work), work),
+            "compiled": with_compiler(workload(size), arguments.repeats) if arguments.compile else {},
             "profile": profile(workload(size)) if arguments.device == "cpu" else {},
             "peak_mb": {
                 who: round(peak_memory(arguments, size, name)) for who, name in (("ours", "ours"), ("theirs", "trl"))

@@ -30,6 +30,7 @@ from minirl.show.figures import (
     forecasts,
     helpful_and_true,
     horizon_and_errors,
+    ladder,
     learning_curves,
     reward_shapes,
     solved_within,
@@ -145,6 +146,23 @@ def test_sweep_draws_a_band_a_series():
     assert axes.lines[0].get_xydata().tolist() == [[0, 0.5], [1, 0.6], [2, 0.7]]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "0.5", "5"]
     assert sweep("x", [1, 10], {"a": points[:2]}, x_scale="log").get_axes()[0].get_xscale() == "log"
+
+
+def test_the_ladder_fills_what_is_supported():
+    def point(parameters, effect, verdict):
+        ends = {"low": effect - 0.1, "high": effect + 0.1}
+        return {"parameters": parameters, "effect": effect, "verdict": verdict, "margin": 0.05, **ends}
+
+    line = [point(1e5, 0.4, "supported"), point(7e5, 0.2, "inconclusive")]
+    figure = ladder({"score: delta": {"score − naive": line, "score − shuffled": line}, "expo: hard": {"a − b": line}})
+    first, second = figure.get_axes()
+    assert (first.get_title(loc="left"), second.get_title(loc="left")) == ("score: delta", "expo: hard")
+    dots = [dot for dot in second.lines if dot.get_marker() == "o"]
+    assert [dot.get_xydata().tolist() for dot in dots] == [[[1e5, 0.4]], [[7e5, 0.2]]]
+    assert [dot.get_markerfacecolor() == dot.get_color() for dot in dots] == [True, False]
+    apart = {dot.get_xdata()[0] for dot in first.lines if dot.get_marker() == "o"}
+    assert len(apart) == 4  # intervals of two lines stand beside each other
+    assert [label.get_text() for label in first.get_xticklabels()] == ["100k", "700k"]
 
 
 def test_solved_within_draws_arms_and_what_is_known_without_a_run():
