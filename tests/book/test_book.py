@@ -106,7 +106,7 @@ def test_a_measured_number_is_that_of_the_results():
         ("score", "is not SLUG:METRIC:ARM"),
         (
             "score@9k:seeds",
-            "score has no committed results at tiny-9k, so its page has nothing to show; run `minirl sweep",
+            "score has no committed results at tiny-9k, so its page",
         ),
     ],
 )
