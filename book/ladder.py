@@ -12,7 +12,7 @@ from book.results import count_text, effect_cell, mark, page_link, settled, tabl
 from minirl.errors import ConfigError
 from minirl.experiments.plan import BEYOND
 from minirl.experiments.registry import result_files, technique
-from minirl.experiments.report import claim_entry, in_short
+from minirl.experiments.report import in_short
 from minirl.experiments.resolve import load_experiment
 from minirl.experiments.rundir import read_json
 from minirl.policy.models import base_directory
@@ -48,14 +48,13 @@ def parameters(slug: str, size: str) -> int:
 def rungs(slug: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Every rung of a technique that was run: its variant (none at the tier's own base) and the settled claim."""
     for size in ("", *SIZES):
-        entry = claim_entry(technique(slug), "tiny", size)
-        if entry is not None:
-            yield size, entry
+        if result_files(technique(slug), "tiny", size):
+            yield size, settled(slug, variant=size).entry
 
 
 def mean_cost(slug: str, size: str, key: str) -> float:
     """A cost of all arms together, mean over seeds."""
-    documents = [read_json(path) for path in result_files(technique(slug), "tiny", size)]
+    documents = settled(slug, variant=size).documents
     return float(np.mean([sum(arm[key] for arm in document["arms"].values()) for document in documents]))
 
 
@@ -69,7 +68,7 @@ def ladder_table() -> str:
             first = next(c for c in entry["conditions"] if c["metric"] == climber.effect and c["comparator"])
             rows.append(
                 (
-                    page_link(settled(slug)),
+                    page_link(settled(slug, variant=size)),
                     count_text(parameters(slug, size)),
                     ", ".join(f"{name} {able[name]:.2f}" for name in climber.competence),
                     f"{mark(entry['verdict'])} ({in_short(entry).partition(', ')[2]})",

@@ -16,17 +16,18 @@ from matplotlib.figure import Figure
 
 from minirl.config import nearest
 from minirl.errors import ConfigError
-from minirl.experiments.claims import Claim, Condition, evaluate_claim, holds_when, load_claim
+from minirl.experiments.claims import Claim, Condition, evaluate_claim, holds_when
 from minirl.experiments.registry import (
     FRESH,
     Technique,
     claim_path,
+    label,
     result_files,
     results_directory,
     technique,
     techniques,
 )
-from minirl.experiments.report import claim_entry, in_short
+from minirl.experiments.report import claim_entry, in_short, settled_claim
 from minirl.experiments.rundir import read_json
 from minirl.experiments.staleness import stale_parts
 from minirl.show.figures import effect_forest
@@ -48,22 +49,28 @@ class Settled:
 
 
 @functools.cache
-def settled(slug: str, tier: str = "tiny") -> Settled:
-    """The claim of a technique with its results. Raises :class:`ConfigError` if there are none.
+def settled(slug: str, tier: str = "tiny", variant: str = "") -> Settled:
+    """The claim of a technique with its results, or with those of a variant that settles it once more. Raises
+    :class:`ConfigError` if there are none.
 
     The verdict is that of the committed summary, which `make test` compares with the per-seed files; whether it is
     stale is found anew.
     """
     item = technique(slug)
-    summary = results_directory(item, tier) / "summary.json"
+    summary = results_directory(item, tier, variant) / "summary.json"
     if not summary.exists():
-        raise ConfigError(
-            f"{slug} has no committed results at {tier}, so its page has nothing to show; "
-            f"run `minirl reproduce {slug} --tier {tier} --publish`"
+        again = (
+            f"minirl sweep {slug} --tier {tier} --variant {variant}"
+            if variant
+            else f"minirl reproduce {slug} --tier {tier}"
         )
-    documents = [read_json(path) for path in result_files(item, tier)]
-    stale = tuple(stale_parts(item, tier, documents))
-    return Settled(item, load_claim(claim_path(item, tier)), read_json(summary), documents, stale)
+        raise ConfigError(
+            f"{slug} has no committed results at {label(tier, variant)}, so its page has nothing to show; "
+            f"run `{again} --publish`"
+        )
+    documents = [read_json(path) for path in result_files(item, tier, variant)]
+    stale = tuple(stale_parts(item, tier, documents, variant))
+    return Settled(item, settled_claim(item, tier, variant), read_json(summary), documents, stale)
 
 
 def all_settled() -> list[Settled]:
@@ -244,6 +251,7 @@ def measured(reference: str) -> str:
     ``SLUG:verdict``             supported, contradicted or inconclusive
     ``SLUG:seeds``               how many seeds
     ``SLUG:KEY``                 ``core_s``, ``wall_s``, ``peak_mb`` of a seed; ``items``
+    ``SLUG@VARIANT:…``           the same where the claim was settled once more: ``fresh``, ``700k``
     ============================ ======================================================================
 
     Raises :class:`ConfigError` with the nearest name for an unknown technique, metric, arm or key.
@@ -251,7 +259,8 @@ def measured(reference: str) -> str:
     parts = reference.split(":")
     if len(parts) not in (2, 3):
         raise ConfigError(f"measured number {reference!r} is not SLUG:METRIC:ARM, SLUG:METRIC:ARM-OTHER or SLUG:KEY")
-    entry = settled(parts[0]).entry
+    slug, _, variant = parts[0].partition("@")
+    entry = settled(slug, variant=variant).entry
     if len(parts) == 2:
         key = parts[1]
         if key in ("verdict", "seeds"):
@@ -271,14 +280,14 @@ def measured(reference: str) -> str:
             raise ConfigError(f"measured number {reference!r}: unknown metric {metric!r}.{nearest(metric, defined)}")
     if len(names) > 2:
         raise ConfigError(f"measured number {reference!r}: a difference is between two arms")
-    effect, low, high = _effect(parts[0], metric, tuple(names))
+    effect, low, high = _effect(slug, variant, metric, tuple(names))
     return effect_text(effect, (low, high)) if len(names) == 2 else f"{effect:.3f} [{low:.3f}, {high:.3f}]"
 
 
 @functools.cache
-def _effect(slug: str, metric: str, arms: tuple[str, ...]) -> tuple[float, float, float]:
+def _effect(slug: str, variant: str, metric: str, arms: tuple[str, ...]) -> tuple[float, float, float]:
     """Effect and interval of any metric of one arm, or between two, as a condition of the claim would have them."""
-    found = settled(slug)
+    found = settled(slug, variant=variant)
     names = dict(zip(("treatment", "comparator"), arms, strict=False))
     condition = Condition.model_validate({"metric": metric, "kind": "superiority", "margin": 0, **names})
     asked = found.claim.model_copy(update={"conditions": [condition]})

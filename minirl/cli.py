@@ -174,12 +174,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def list_techniques(options: argparse.Namespace) -> None:
-    from minirl.experiments.registry import claim_path, techniques
-    from minirl.experiments.report import claim_entry
+    from minirl.experiments.registry import claim_path, results_directory, techniques
 
     rows = []
-    for item in techniques():
-        settled = {tier: entry["verdict"] for tier in item.tiers() if (entry := claim_entry(item, tier))}
+    for item in techniques():  # summaries are read, not made again: a list has to appear at once
+        summaries = {tier: results_directory(item, tier) / "summary.json" for tier in item.tiers()}
+        settled = {t: json.loads(path.read_bytes())["verdict"] for t, path in summaries.items() if path.exists()}
         rows.append((item, settled))
     if options.json:
         listing = [

@@ -3,6 +3,7 @@
 A technique is at home in four places under one slug. Nothing is registered by hand, so nothing can be forgotten.
 """
 
+import ast
 import builtins
 import importlib
 import keyword
@@ -56,8 +57,9 @@ class Technique:
 
     @property
     def title(self) -> str:
-        """First line of the module's docstring."""
-        return load_module(self).__doc__.strip().splitlines()[0].rstrip(".")
+        """First line of the module's docstring. The module is not imported: a list of all has to appear at once."""
+        docstring = ast.get_docstring(ast.parse(self.module.read_text(encoding="utf-8"))) or ""
+        return docstring.partition("\n")[0].rstrip(".")
 
     def tiers(self) -> list[str]:
         """Tiers that have a config, smallest first."""

@@ -327,22 +327,23 @@ def ladder(panels: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]) -> F
     """The same effects from bases of several sizes, one panel a claim.
 
     ``panels`` maps a title to its lines and a line to its points, smallest base first, each with ``parameters``,
-    ``effect``, ``low``, ``high``, ``verdict`` and ``margin``. A point is filled if the condition is supported there;
-    the dotted line in its colour is the margin that the interval must clear.
+    ``effect``, ``low``, ``high``, ``verdict`` and ``margin``. A point is filled if the condition is supported there; a
+    dotted line is a margin that intervals must clear.
     """
     figure = _figure(3.8)
     for axes, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         colours = arm_colours(lines)
         for place, (name, points) in enumerate(lines.items()):
             colour = colours[name]
-            aside = 1 + 0.05 * (place - (len(lines) - 1) / 2)  # so that intervals do not cover each other
+            aside = 1 + 0.13 * (place - (len(lines) - 1) / 2)  # so that intervals do not cover each other
             at = [point["parameters"] * aside for point in points]
             axes.plot(at, [point["effect"] for point in points], color=colour, linewidth=1.2, label=name)
             for x, point in zip(at, points, strict=True):
                 axes.plot([x, x], [point["low"], point["high"]], color=colour, linewidth=2.6, solid_capstyle="round")
                 face = colour if point["verdict"] == "supported" else "white"
                 axes.plot(x, point["effect"], "o", color=colour, markerfacecolor=face, markersize=7)
-            axes.axhline(points[0]["margin"], color=colour, linewidth=1, linestyle=(0, (2, 2)), zorder=0.9)
+        for margin in {point["margin"] for points in lines.values() for point in points}:
+            axes.axhline(margin, color=INK, linewidth=1.4, linestyle=(0, (2, 1.5)), zorder=0.9)
         axes.axhline(0, color=GREY, linewidth=1, zorder=0.9)
         sizes = sorted({point["parameters"] for points in lines.values() for point in points})
         axes.set_xscale("log")
@@ -350,6 +351,7 @@ def ladder(panels: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]) -> F
         axes.set_xticks(sizes, [EngFormatter(places=0, sep="")(size) for size in sizes], minor=False)
         axes.minorticks_off()
         axes.set_title(title, loc="left", fontsize=10.5)
+        axes.set_ylabel("effect" if axes.get_subplotspec().is_first_col() else "")
         axes.set_xlabel("parameters of the base")
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), fontsize=9, handlelength=1.2)
     return figure

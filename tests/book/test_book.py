@@ -89,6 +89,8 @@ def test_a_measured_number_is_that_of_the_results():
     assert results.measured("score:verdict") == entry["verdict"]
     assert results.measured("score:seeds") == "5"
     assert results.measured("score:items") == "1024"
+    assert results.measured("score@700k:verdict") == results.settled("score", variant="700k").entry["verdict"]
+    assert results.measured("score@700k:delta:score-naive") != effect
     text = "By {measured}`score:delta:score-naive`; written `` {measured}`score:verdict` ``."
     assert results.resolve(text, "x.md") == f"By {effect}; written `` {{measured}}`score:verdict` ``."
 
@@ -102,6 +104,10 @@ def test_a_measured_number_is_that_of_the_results():
         ("score:delta:score-naiv", "unknown arm 'naiv'. Did you mean 'naive'?"),
         ("score:delta:score-naive-base", "a difference is between two arms"),
         ("score", "is not SLUG:METRIC:ARM"),
+        (
+            "score@9k:seeds",
+            "score has no committed results at tiny-9k, so its page",
+        ),
     ],
 )
 def test_an_unknown_measured_number_names_page_and_nearest(wrong, said):
@@ -260,7 +266,7 @@ def test_every_chapter_is_in_the_table_of_contents():
 
 
 def test_a_technique_without_results_stops_the_build(monkeypatch, tmp_path):
-    monkeypatch.setattr(results, "results_directory", lambda item, tier: tmp_path)
+    monkeypatch.setattr(results, "results_directory", lambda *_: tmp_path)
     with pytest.raises(ConfigError, match=r"score has no committed results at tiny, .* run `minirl reproduce score"):
         results.settled.__wrapped__("score")
 
