@@ -177,7 +177,7 @@ def batch_losses(
 ) -> Iterator[Tensor]:
     """The loss of every micro-batch of this rank, of at most ``size`` rows; they add up to the loss of the batch, whose
     statistics end up in ``stats``."""
-    for some in ranks.share(torch.arange(len(batch), device=learner.policy.device).split(size)):
+    for some in ranks.share(torch.arange(len(batch), device=batch.rows["ids"].device).split(size)):
         loss, parts = batch.loss(learner.policy, learner.reference, batch.take(some), group)
         accumulate(stats, parts)
         yield loss
