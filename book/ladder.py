@@ -1,6 +1,5 @@
 """The ladder: the same claims from bases of several sizes, and the rungs on which nobody has stood yet."""
 
-import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -58,7 +57,6 @@ def mean_cost(slug: str, size: str, key: str) -> float:
     return float(np.mean([sum(arm[key] for arm in document["arms"].values()) for document in documents]))
 
 
-@functools.cache
 def ladder_table() -> str:
     """Markdown: every rung that was run, with the base's competence, verdict, effect and costs."""
     rows = []
