@@ -13,10 +13,11 @@ import re
 import sys
 import tomllib
 from collections.abc import Collection
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,6 +27,7 @@ GYM_HEADER = (
     "# without wheels, is left out, and minirl needs nothing of what needs it.\n"
 )
 UNUSED = "pycosat"
+LOWEST = "3.11.0"  # Debian 12 has 3.11.2: the lock has to install there
 
 
 def closure(requirements: list[str]) -> dict[str, str]:
@@ -49,6 +51,8 @@ def closure(requirements: list[str]) -> dict[str, str]:
         except PackageNotFoundError as error:
             extras = "trl,sandbox,humaneval,games,models,maths,gym,slurm,test"
             raise SystemExit(f"{name} is required but not installed: pip install -e '.[{extras}]' first") from error
+        if not SpecifierSet(metadata(name).get("Requires-Python") or "").contains(LOWEST):
+            raise SystemExit(f"{name} {found[name]} does not run on Python {LOWEST}: install an older version of it")
         for text in requires(name) or []:
             pending += [(Requirement(text), extra) for extra in {"", *requirement.extras}]
     return found
