@@ -180,6 +180,7 @@ def test_a_page_ends_with_the_commands_for_all_its_numbers():
     assert results.rerun_commands(technique("score")) == [
         "minirl reproduce score --tier smoke --seeds 0",
         "minirl reproduce score --tier tiny",
+        "minirl sweep score --tier tiny --variant 700k",
         "minirl sweep score --tier tiny --variant ablations",
         "minirl sweep score --tier tiny --variant second-base",
         "minirl claims",
