@@ -27,7 +27,9 @@ GYM_HEADER = (
     "# without wheels, is left out, and minirl needs nothing of what needs it.\n"
 )
 UNUSED = "pycosat"
-LOWEST = "3.11.0"  # Debian 12 has 3.11.2: the lock has to install there
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
+LOWEST = f"{PROJECT['requires-python'].removeprefix('>=')}.0"  # the lock has to install there: Debian 12 has 3.11.2
 
 
 def closure(requirements: list[str]) -> dict[str, str]:
@@ -60,7 +62,6 @@ def closure(requirements: list[str]) -> dict[str, str]:
 
 def environment_yml(lock: str) -> str:
     """The conda/mamba environment with the same pins."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pins = [line for line in lock.splitlines() if line and not line.startswith("#")]
     lines = [
         "# Made from requirements.lock by `make lock`.",
@@ -68,7 +69,7 @@ def environment_yml(lock: str) -> str:
         "channels: [conda-forge]",
         "dependencies:",
     ]
-    lines += [f'  - "python {project["requires-python"]},<3.14"', "  - pip", "  - pip:"]
+    lines += [f'  - "python {PROJECT["requires-python"]},<3.14"', "  - pip", "  - pip:"]
     lines += [f"      - {pin}" for pin in pins] + ["      - -e ."]
     return "\n".join(lines) + "\n"
 
@@ -81,13 +82,11 @@ def lock_text(wanted: list[str], header: str = HEADER, without: Collection[str] 
 
 
 def main(what: str = "") -> None:
-    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
     if what == "book":
-        (ROOT / "book" / "requirements.lock").write_text(lock_text(pyproject["dependency-groups"]["book"]))
+        (ROOT / "book" / "requirements.lock").write_text(lock_text(PYPROJECT["dependency-groups"]["book"]))
         return
-    project = pyproject["project"]
-    extras = project["optional-dependencies"]
-    wanted = project["dependencies"] + [r for name, group in extras.items() if name != "gym" for r in group]
+    extras = PROJECT["optional-dependencies"]
+    wanted = PROJECT["dependencies"] + [r for name, group in extras.items() if name != "gym" for r in group]
     lock = lock_text(wanted)
     (ROOT / "requirements.lock").write_text(lock)
     (ROOT / "requirements-gym.lock").write_text(lock_text(extras["gym"], GYM_HEADER, closure(wanted)))

@@ -104,10 +104,7 @@ def test_a_measured_number_is_that_of_the_results():
         ("score:delta:score-naiv", "unknown arm 'naiv'. Did you mean 'naive'?"),
         ("score:delta:score-naive-base", "a difference is between two arms"),
         ("score", "is not SLUG:METRIC:ARM"),
-        (
-            "score@9k:seeds",
-            "score has no committed results at tiny-9k, so its page",
-        ),
+        ("score@9k:seeds", "score has no committed results at tiny-9k, so its page"),
     ],
 )
 def test_an_unknown_measured_number_names_page_and_nearest(wrong, said):
