@@ -13,10 +13,11 @@ import re
 import sys
 import tomllib
 from collections.abc import Collection
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,6 +27,9 @@ GYM_HEADER = (
     "# without wheels, is left out, and minirl needs nothing of what needs it.\n"
 )
 UNUSED = "pycosat"
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
+LOWEST = f"{PROJECT['requires-python'].removeprefix('>=')}.0"  # the lock has to install there: Debian 12 has 3.11.2
 
 
 def closure(requirements: list[str]) -> dict[str, str]:
@@ -49,6 +53,8 @@ def closure(requirements: list[str]) -> dict[str, str]:
         except PackageNotFoundError as error:
             extras = "trl,sandbox,humaneval,games,models,maths,gym,slurm,test"
             raise SystemExit(f"{name} is required but not installed: pip install -e '.[{extras}]' first") from error
+        if not SpecifierSet(metadata(name).get("Requires-Python") or "").contains(LOWEST):
+            raise SystemExit(f"{name} {found[name]} does not run on Python {LOWEST}: install an older version of it")
         for text in requires(name) or []:
             pending += [(Requirement(text), extra) for extra in {"", *requirement.extras}]
     return found
@@ -56,7 +62,6 @@ def closure(requirements: list[str]) -> dict[str, str]:
 
 def environment_yml(lock: str) -> str:
     """The conda/mamba environment with the same pins."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pins = [line for line in lock.splitlines() if line and not line.startswith("#")]
     lines = [
         "# Made from requirements.lock by `make lock`.",
@@ -64,7 +69,7 @@ def environment_yml(lock: str) -> str:
         "channels: [conda-forge]",
         "dependencies:",
     ]
-    lines += [f'  - "python {project["requires-python"]},<3.14"', "  - pip", "  - pip:"]
+    lines += [f'  - "python {PROJECT["requires-python"]},<3.14"', "  - pip", "  - pip:"]
     lines += [f"      - {pin}" for pin in pins] + ["      - -e ."]
     return "\n".join(lines) + "\n"
 
@@ -77,13 +82,11 @@ def lock_text(wanted: list[str], header: str = HEADER, without: Collection[str] 
 
 
 def main(what: str = "") -> None:
-    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
     if what == "book":
-        (ROOT / "book" / "requirements.lock").write_text(lock_text(pyproject["dependency-groups"]["book"]))
+        (ROOT / "book" / "requirements.lock").write_text(lock_text(PYPROJECT["dependency-groups"]["book"]))
         return
-    project = pyproject["project"]
-    extras = project["optional-dependencies"]
-    wanted = project["dependencies"] + [r for name, group in extras.items() if name != "gym" for r in group]
+    extras = PROJECT["optional-dependencies"]
+    wanted = PROJECT["dependencies"] + [r for name, group in extras.items() if name != "gym" for r in group]
     lock = lock_text(wanted)
     (ROOT / "requirements.lock").write_text(lock)
     (ROOT / "requirements-gym.lock").write_text(lock_text(extras["gym"], GYM_HEADER, closure(wanted)))

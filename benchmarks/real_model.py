@@ -52,12 +52,11 @@ def main() -> None:
     if arguments.arm:
         run.train(arguments.arm, lambda arm, now: print(f"{arm}: step {now['update']} of {now['updates']}", flush=True))
         return
-    arms = list(run.arms)
     run.close()  # whoever has a run directory open has it alone
     found: dict[str, Any] = {}
-    for arm in arms:  # each in a process of its own, whose peak is then that of this arm
+    for arm in run.arms:  # each in a process of its own, whose peak is then that of this arm
         subprocess.run([sys.executable, __file__, "--arm", arm, "--out", str(out)], check=True)
-        found[arm] = steps(out / "arms" / arm)
+        found[arm] = steps(run.arm_directory(arm))
         costs = {key: statistics.mean(step[key] for step in found[arm]) for key in ("core_s", "tokens")}
         peak = max(step["peak_mb"] for step in found[arm])
         print(

@@ -1,6 +1,5 @@
 """The ladder: the same claims from bases of several sizes, and the rungs on which nobody has stood yet."""
 
-import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,11 +7,11 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from book.results import count_text, effect_cell, mark, page_link, settled, table
+from book.results import Settled, count_text, effect_cell, has_results, mark, page_link, settled, table
 from minirl.errors import ConfigError
 from minirl.experiments.plan import BEYOND
 from minirl.experiments.registry import result_files, technique
-from minirl.experiments.report import in_short
+from minirl.experiments.report import how_many_hold
 from minirl.experiments.resolve import load_experiment
 from minirl.experiments.rundir import read_json
 from minirl.policy.models import base_directory
@@ -45,36 +44,39 @@ def parameters(slug: str, size: str) -> int:
     return read_json(folder / "card.json")["parameters"]
 
 
-def rungs(slug: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every rung of a technique that was run: its variant (none at the tier's own base) and the settled claim."""
+def rungs(slug: str) -> Iterator[tuple[int, Settled]]:
+    """Every rung of a technique that was run, the tier's own base first: parameters and the settled claim."""
     for size in ("", *SIZES):
-        if result_files(technique(slug), "tiny", size):
-            yield size, settled(slug, variant=size).entry
+        if has_results(technique(slug), "tiny", size):
+            yield parameters(slug, size), settled(slug, variant=size)
 
 
-def mean_cost(slug: str, size: str, key: str) -> float:
+def drawn_conditions(rung: Settled) -> list[Mapping[str, Any]]:
+    """Those on the technique's metric that compare two arms."""
+    metric = CLIMBERS[rung.item.slug].effect
+    return [c for c in rung.entry["conditions"] if c["metric"] == metric and c["comparator"]]
+
+
+def mean_cost(rung: Settled, key: str) -> float:
     """A cost of all arms together, mean over seeds."""
-    documents = settled(slug, variant=size).documents
-    return float(np.mean([sum(arm[key] for arm in document["arms"].values()) for document in documents]))
+    return float(np.mean([sum(arm[key] for arm in document["arms"].values()) for document in rung.documents]))
 
 
-@functools.cache
 def ladder_table() -> str:
     """Markdown: every rung that was run, with the base's competence, verdict, effect and costs."""
     rows = []
     for slug, climber in CLIMBERS.items():
-        for size, entry in rungs(slug):
-            able = entry["arms"]["base"]["metrics"]
-            first = next(c for c in entry["conditions"] if c["metric"] == climber.effect and c["comparator"])
+        for size, rung in rungs(slug):
+            able, first = rung.entry["arms"]["base"]["metrics"], drawn_conditions(rung)[0]
             rows.append(
                 (
-                    page_link(settled(slug, variant=size)),
-                    count_text(parameters(slug, size)),
+                    page_link(rung),
+                    count_text(size),
                     ", ".join(f"{name} {able[name]:.2f}" for name in climber.competence),
-                    f"{mark(entry['verdict'])} ({in_short(entry).partition(', ')[2]})",
+                    f"{mark(rung.entry['verdict'])} ({how_many_hold(rung.entry)})",
                     f"{first['metric']} {effect_cell(first)}",
-                    count_text(mean_cost(slug, size, "generated_tokens")),
-                    f"{mean_cost(slug, size, 'core_s'):.0f}",
+                    count_text(mean_cost(rung, "generated_tokens")),
+                    f"{mean_cost(rung, 'core_s'):.0f}",
                 )
             )
     header = ("technique", "parameters", "the base alone", "claim", "effect [95 %]", "tokens a seed", "core-seconds")
@@ -93,15 +95,14 @@ def not_run_table() -> str:
 
 
 def drawn(slug: str) -> dict[str, list[dict[str, Any]]]:
-    """Line → points of a technique's panel: the conditions on its metric that compare two arms."""
+    """Line → points of a technique's panel, a point a rung."""
     lines: dict[str, list[dict[str, Any]]] = {}
-    for size, entry in rungs(slug):
-        for condition in entry["conditions"]:
-            if condition["metric"] == CLIMBERS[slug].effect and condition["comparator"]:
-                low, high = condition["interval"]
-                point = {"parameters": parameters(slug, size), "low": low, "high": high}
-                point |= {key: condition[key] for key in ("effect", "verdict", "margin")}
-                lines.setdefault(f"{condition['treatment']} − {condition['comparator']}", []).append(point)
+    for size, rung in rungs(slug):
+        for condition in drawn_conditions(rung):
+            low, high = condition["interval"]
+            point = {"parameters": size, "low": low, "high": high}
+            point |= {key: condition[key] for key in ("effect", "verdict", "margin")}
+            lines.setdefault(f"{condition['treatment']} − {condition['comparator']}", []).append(point)
     return lines
 
 

@@ -27,7 +27,7 @@ from minirl.experiments.registry import (
     technique,
     techniques,
 )
-from minirl.experiments.report import claim_entry, in_short, settled_claim
+from minirl.experiments.report import how_many_hold, in_short, settled_claim
 from minirl.experiments.rundir import read_json
 from minirl.experiments.staleness import stale_parts
 from minirl.show.figures import effect_forest
@@ -59,14 +59,9 @@ def settled(slug: str, tier: str = "tiny", variant: str = "") -> Settled:
     item = technique(slug)
     summary = results_directory(item, tier, variant) / "summary.json"
     if not summary.exists():
-        again = (
-            f"minirl sweep {slug} --tier {tier} --variant {variant}"
-            if variant
-            else f"minirl reproduce {slug} --tier {tier}"
-        )
         raise ConfigError(
             f"{slug} has no committed results at {label(tier, variant)}, so its page has nothing to show; "
-            f"run `{again} --publish`"
+            f"run `{run_again(slug, tier, variant)} --publish`"
         )
     documents = [read_json(path) for path in result_files(item, tier, variant)]
     stale = tuple(stale_parts(item, tier, documents, variant))
@@ -78,8 +73,8 @@ def all_settled() -> list[Settled]:
     return [settled(item.slug, tier) for item in techniques() for tier in item.tiers() if has_results(item, tier)]
 
 
-def has_results(item: Technique, tier: str) -> bool:
-    return claim_path(item, tier).exists() and (results_directory(item, tier) / "summary.json").exists()
+def has_results(item: Technique, tier: str, variant: str = "") -> bool:
+    return claim_path(item, tier).exists() and (results_directory(item, tier, variant) / "summary.json").exists()
 
 
 # --- How numbers are written ----------------------------------------------------------------------------------------
@@ -203,13 +198,22 @@ def files_line(settled: Settled) -> str:
     )
 
 
-def fresh_line(settled: Settled) -> str:
+def fresh_line(one: Settled) -> str:
     """What the claim came to on fresh seeds, with the effects; nothing if it was not run on any."""
-    again = claim_entry(settled.item, settled.entry["tier"], FRESH)
-    if again is None:
+    if not has_results(one.item, one.entry["tier"], FRESH):
         return ""
+    again = settled(one.item.slug, one.entry["tier"], FRESH).entry
     effects = "; ".join(f"{c['metric']} {arms_text(c)} {effect_cell(c)}" for c in again["conditions"])
     return f"\n\n**Fresh seeds.** {ranges(again['seeds'])}: {in_short(again)}. {effects}."
+
+
+def run_again(slug: str, tier: str, variant: str = "") -> str:
+    """The command that makes the results of a tier, or of a variant of it."""
+    return (
+        f"minirl sweep {slug} --tier {tier} --variant {variant}"
+        if variant
+        else f"minirl reproduce {slug} --tier {tier}"
+    )
 
 
 def rerun_commands(item: Technique) -> list[str]:
@@ -217,11 +221,11 @@ def rerun_commands(item: Technique) -> list[str]:
     commands = [f"minirl reproduce {item.slug} --tier smoke --seeds 0"]
     for tier in item.tiers():
         if has_results(item, tier):
-            commands.append(f"minirl reproduce {item.slug} --tier {tier}")
+            commands.append(run_again(item.slug, tier))
             for path in sorted(item.reproduction.glob(f"{tier}-*.yaml")):
                 variant = path.stem.removeprefix(f"{tier}-")
                 if result_files(item, tier, variant):
-                    commands.append(f"minirl sweep {item.slug} --tier {tier} --variant {variant}")
+                    commands.append(run_again(item.slug, tier, variant))
     return [*commands, "minirl claims"]
 
 
@@ -422,12 +426,10 @@ def verdict_table() -> str:
     rows = []
     for one in all_settled():
         entry = one.entry
-        hold = sum(c["verdict"] == "supported" for c in entry["conditions"])
         costs = (f"{entry['core_s']:.0f}", f"{entry['peak_mb']:.0f}")
-        conditions = f"{hold} of {len(entry['conditions'])}"
-        again = claim_entry(one.item, entry["tier"], FRESH)
-        fresh = mark(again["verdict"]) if again else "–"
-        rows.append((page_link(one, one.item.title), mark(entry["verdict"]), conditions, fresh, *costs))
+        again = has_results(one.item, entry["tier"], FRESH)
+        fresh = mark(settled(one.item.slug, entry["tier"], FRESH).entry["verdict"]) if again else "–"
+        rows.append((page_link(one, one.item.title), mark(entry["verdict"]), how_many_hold(entry), fresh, *costs))
     header = ("technique", "verdict", "conditions that hold", "fresh seeds", "core-seconds", "MB")
     return table(header, rows, "llrlrr") + f"\n{SOURCES}\n"
 

@@ -20,12 +20,12 @@ COMMANDS = [
     [name]
     for name in ("list", "open", "new", "reproduce", "sweep", "claims", "report", "doctor", "audit", "verify", "why")
 ]
-COMMANDS += [["plan"]]
+COMMANDS += [["plan"], ["slides"]]
 COMMANDS += [["bases", "list"], ["bases", "build"], ["models", "list"], ["models", "get"]]
 HEAVY = ("torch", "transformers", "pydantic", "numpy", "yaml", "matplotlib")
 LISTED = {"slug", "family", "title", "tiers", "verdicts"}
 CLAIMED = {"slug", "tier", "statement", "verdict", "conditions", "arms", "seeds", "items"}
-CLAIMED |= {"core_s", "wall_s", "peak_mb", "results", "stale", "fresh"}
+CLAIMED |= {"core_s", "wall_s", "peak_mb", "results", "stale", "fresh", "rungs"}
 SETTLED = {"metric", "treatment", "comparator", "kind", "margin", "effect", "interval", "verdict"}
 
 

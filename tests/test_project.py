@@ -127,8 +127,13 @@ def test_the_lock_script_finds_what_is_needed_and_drops_local_versions(monkeypat
     needs = {"a": ["b[x]>=1", 'never; python_version < "3"', 'only-extra; extra == "y"'], "b": ['c; extra == "x"']}
     monkeypatch.setattr(lock, "version", versions.__getitem__)
     monkeypatch.setattr(lock, "requires", needs.get)
+    runs_on = {"a": {"Requires-Python": ">=3.9"}, "b": {}, "c": {}}
+    monkeypatch.setattr(lock, "metadata", runs_on.__getitem__)
     assert lock.closure(["a"]) == {"a": "1.0", "b": "2", "c": "3"}
     assert lock.closure(["b"]) == {"b": "2"}
+    runs_on["b"]["Requires-Python"] = ">=3.11.5"
+    with pytest.raises(SystemExit, match=r"b 2 does not run on Python 3\.11\.0: install an older version"):
+        lock.closure(["a"])
 
     def missing(name):
         raise PackageNotFoundError(name)
@@ -179,9 +184,9 @@ def check_minirl(words: list[str]) -> None:
     if words[0] == "new":
         assert options.family in FAMILIES
         return
-    if words[0] == "open":
+    if words[0] in ("open", "slides"):
         assert options.slug in notebooks()
-        assert options.tier is None or load_experiment(options.slug, options.tier)
+        assert getattr(options, "tier", None) is None or load_experiment(options.slug, options.tier)
         return
     if words[0] == "models":
         assert getattr(options, "name", None) in (None, *FETCHABLE)

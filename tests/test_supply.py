@@ -5,10 +5,12 @@ The page ``book/reference/supply.md`` is made from here: ``python -m pytest test
 
 import hashlib
 import re
+import tomllib
 from importlib.metadata import files, metadata
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 from minirl.experiments.registry import project_root
 from minirl.policy.fetched import FETCHABLE
@@ -97,6 +99,13 @@ def page() -> str:
     lines += ["| package | version | licence, as the package says |", "|---|---|---|"]
     lines += [f"| {package} | {version} | {licence(package)} |" for package, version in pins().items()]
     return HEAD + "\n".join(lines) + "\n"
+
+
+def test_the_lock_installs_on_the_lowest_python():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lowest = f"{project['requires-python'].removeprefix('>=')}.0"
+    wanted = {name: metadata(name).get("Requires-Python") or "" for name in pins()}
+    assert {name: needs for name, needs in wanted.items() if not SpecifierSet(needs).contains(lowest)} == {}
 
 
 def test_the_page_is_up_to_date(request):

@@ -66,8 +66,13 @@ def settled_claim(item: Technique, tier: str, variant: str = "") -> Claim:
 
 def in_short(entry: Mapping[str, Any]) -> str:
     """The verdict of an entry and how many of its conditions hold: ``supported, 5 of 5``."""
+    return f"{entry['verdict']}, {how_many_hold(entry)}"
+
+
+def how_many_hold(entry: Mapping[str, Any]) -> str:
+    """Conditions of an entry: ``5 of 6``."""
     hold = sum(condition["verdict"] == "supported" for condition in entry["conditions"])
-    return f"{entry['verdict']}, {hold} of {len(entry['conditions'])}"
+    return f"{hold} of {len(entry['conditions'])}"
 
 
 def all_entries() -> list[dict[str, Any]]:

@@ -5,11 +5,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from minirl.config import nearest
-from minirl.errors import ConfigError, RunError
+from minirl.errors import RunError
 from minirl.experiments.registry import results_directory, techniques
 from minirl.experiments.rundir import write_atomically
-from minirl.experiments.workbook import notebooks
+from minirl.experiments.workbook import find_notebook
 
 MACHINERY = {"parameters", "injected-parameters"}  # tags of cells that say nothing to an audience
 
@@ -31,11 +30,16 @@ def slide_cells(cells: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         if not text and not any("data" in output for output in cell["outputs"]):
             continue
         if heading:
-            title = cell["source"].partition("\n")[0].lstrip("# ")
+            title = heading_of(cell)
         place = "slide" if heading else "subslide" if below or said else "-"
         below = not said  # a sentence stands above the output that it announces
         shown = {"slideshow": {"slide_type": place}, "alt": f"Figure: {title}"}
         yield {**cell, "metadata": {**cell["metadata"], **shown}}
+
+
+def heading_of(cell: Mapping[str, Any]) -> str:
+    """The text of the heading that a cell begins with."""
+    return cell["source"].partition("\n")[0].lstrip("# ")
 
 
 def _machinery(cell: Mapping[str, Any]) -> bool:
@@ -44,11 +48,9 @@ def _machinery(cell: Mapping[str, Any]) -> bool:
 
 def executed(name: str) -> Path:
     """The committed notebook of this name with its outputs. Raises :class:`ConfigError`, :class:`RunError`."""
-    known = notebooks()
-    if name not in known:
-        raise ConfigError(f"unknown notebook {name!r}.{nearest(name, known)}")
-    own = {item.slug: item for item in techniques()}
-    path = results_directory(own[name], "tiny") / "notebook.ipynb" if name in own else known[name]
+    path, own = find_notebook(name), {item.slug: item for item in techniques()}
+    if name in own:
+        path = results_directory(own[name], "tiny") / "notebook.ipynb"
     if not path.exists():
         raise RunError(f"{name} was not run at tiny yet: `minirl reproduce {name} --publish`")
     return path
@@ -68,7 +70,7 @@ def write_slides(name: str, target: Path, reveal: str | None = None, force: bool
     if target.exists() and not force:
         raise RunError(f"{target} is there already; replace it with --force, or choose another place with --to")
     document.cells = [nbformat.from_dict(cell) for cell in slide_cells(document.cells)]
-    document.metadata["title"] = document.cells[0].source.partition("\n")[0].lstrip("# ")
+    document.metadata["title"] = heading_of(document.cells[0])
     settings: dict[str, Any] = {"reveal_scroll": True, "exclude_input": True, "exclude_output_prompt": True}
     if reveal is not None:
         settings["reveal_url_prefix"] = reveal

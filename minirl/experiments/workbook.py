@@ -20,15 +20,21 @@ def notebooks() -> dict[str, Path]:
     return {path.stem: path for path in sorted((project_root() / "notebooks").glob("*/*.ipynb"))}
 
 
+def find_notebook(name: str) -> Path:
+    """The notebook of this name. Raises :class:`ConfigError` with the nearest one."""
+    known = notebooks()
+    if name not in known:
+        raise ConfigError(f"unknown notebook {name!r}.{nearest(name, known)}")
+    return known[name]
+
+
 def copy_notebook(slug: str, target: Path, parameters: dict[str, Any], force: bool = False) -> Path:
     """Copy the notebook of ``slug`` to ``target`` with ``parameters`` in its parameters cell; the path.
 
     Raises :class:`ConfigError` for an unknown slug (it names the nearest) and for parameters of a notebook that has
     none, :class:`RunError` rather than overwrite a file without ``force``.
     """
-    known = notebooks()
-    if slug not in known:
-        raise ConfigError(f"unknown notebook {slug!r}.{nearest(slug, known)}")
+    source = find_notebook(slug)
     if target.exists() and not force:
         raise RunError(
             f"{target} is there already; go on in it with `jupyter lab {target}`, replace it with --force, or choose "
@@ -36,7 +42,7 @@ def copy_notebook(slug: str, target: Path, parameters: dict[str, Any], force: bo
         )
     if "tier" in parameters and slug in (item.slug for item in techniques()):
         load_experiment(slug, parameters["tier"])  # a mistyped tier shows here, not in the notebook
-    document = json.loads(known[slug].read_text(encoding="utf-8"))
+    document = json.loads(source.read_text(encoding="utf-8"))
     cells = [cell for cell in document["cells"] if "parameters" in cell["metadata"].get("tags", [])]
     if parameters and not cells:
         raise ConfigError(f"the notebook {slug!r} has no parameters, so {', '.join(parameters)} cannot be set")

@@ -104,10 +104,7 @@ def test_a_measured_number_is_that_of_the_results():
         ("score:delta:score-naiv", "unknown arm 'naiv'. Did you mean 'naive'?"),
         ("score:delta:score-naive-base", "a difference is between two arms"),
         ("score", "is not SLUG:METRIC:ARM"),
-        (
-            "score@9k:seeds",
-            "score has no committed results at tiny-9k, so its page",
-        ),
+        ("score@9k:seeds", "score has no committed results at tiny-9k, so its page"),
     ],
 )
 def test_an_unknown_measured_number_names_page_and_nearest(wrong, said):
@@ -180,6 +177,7 @@ def test_a_page_ends_with_the_commands_for_all_its_numbers():
     assert results.rerun_commands(technique("score")) == [
         "minirl reproduce score --tier smoke --seeds 0",
         "minirl reproduce score --tier tiny",
+        "minirl sweep score --tier tiny --variant 700k",
         "minirl sweep score --tier tiny --variant ablations",
         "minirl sweep score --tier tiny --variant second-base",
         "minirl claims",

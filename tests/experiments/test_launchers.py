@@ -1,6 +1,6 @@
 """Seeds as jobs of submitit: the same bytes as here, failures that say where the log is, and nothing done twice."""
 
-import os
+import contextlib
 import signal
 import subprocess
 import sys
@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 
 # Its import configures logging anew and so closes all handlers, and that of absl (from the extra `games`) closes its
@@ -45,6 +46,20 @@ def wait_for(happened, seconds=240):
     while not happened():
         assert time.monotonic() < end
         time.sleep(0.1)
+
+
+def cancel(job: int) -> None:
+    """Interrupt a job as submitit cancels it; again if nothing came of it, as of an interrupt amid a callback."""
+    process = psutil.Process(job)
+
+    def ended() -> bool:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+    for _ in range(5):
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(AssertionError):
+            return wait_for(ended, 20)
+    raise AssertionError("the job goes on")
 
 
 # --- A technique ----------------------------------------------------------------------------------------------------
@@ -124,7 +139,7 @@ def test_a_killed_job_is_told_and_begun_again(fake, tmp_path):
     launch = launcher()
     submit("score", "smoke", [0], launch, out=out)
     wait_for((tmp_path / "begun").exists)
-    os.kill(int(read_json(out / "seed-0" / FOLDER / "job.json")["id"]), signal.SIGINT)  # how submitit cancels
+    cancel(int(read_json(out / "seed-0" / FOLDER / "job.json")["id"]))
     with pytest.raises(RunError, match=r"(?s)papermill was ended by SIGKILL .*job \d+ of the local clus"):
         reproduce("score", "smoke", [0], out=out, launch=launch)
     (tmp_path / "go").touch()
