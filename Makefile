@@ -41,7 +41,7 @@ test-slow: $(STAMP)  ## minutes of training: remake the shipped bases and compar
 
 # 0.1M parameters stand in for large models in the first two, and shapes without numbers in the third.
 scale-check: $(STAMP)  ## several ranks, both engines, and a dry run of every config at small and large, on two cores
-	@$(BIN)/python -m pytest tests/engines tests/experiments/test_plan.py -m "not slow" -n 2 --dist worksteal
+	@$(BIN)/python -m pytest tests/engines tests/test_ranks.py tests/experiments/test_plan.py -m "not slow" -n 2 --dist worksteal
 
 lab: $(STAMP)  ## JupyterLab on the notebooks
 	@$(BIN)/jupyter lab notebooks

@@ -16,22 +16,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from minirl import ranks
+from minirl.batches import Batch, Loss, online_batch, preference_batch, supervised_batch
 from minirl.config import TaskConfig, TrainConfig
-from minirl.engines import ranks
 from minirl.errors import TrainingError
-from minirl.objectives.distillation import align, distillation
-from minirl.objectives.kl import EXACT_UP_TO, estimated_kl, exact_kl, kl_penalty
-from minirl.objectives.policy_gradient import Objective, Totals, policy_gradient, token_weights
-from minirl.objectives.preference import sequence_logprobs
-from minirl.objectives.supervised import cross_entropy
-from minirl.policy.logprobs import entropy, token_logprobs
+from minirl.objectives.policy_gradient import Objective, policy_gradient
 from minirl.policy.models import Policy, follow
 from minirl.rollouts.episodes import Rollouts
 from minirl.rollouts.samplers import Problems, Rule
 from minirl.tasks import Item, get
 from minirl.techniques.base import (
     Credit,
-    Examples,
     OnlinePhase,
     Pairs,
     Phase,
@@ -169,46 +164,21 @@ def policy_losses(
     objective: Objective,
     stats: dict[str, float],
     teacher: Teacher | None = None,
-    loss_of: Callable[..., tuple[Tensor, dict[str, float]]] = policy_gradient,
+    loss_of: Callable[..., Loss] = policy_gradient,
 ) -> Iterator[Tensor]:
-    """The loss of every micro-batch of this rank; they add up to the loss of the whole batch, whose values end up in
-    ``stats``.
+    """:func:`batch_losses` of an online update on ``rollouts``, the sequences to learn from."""
+    batch = online_batch(learner.train, rollouts, credit, objective, teacher, loss_of)
+    size = piece(len(batch), rollouts.samples, learner.train.micro_batches * ranks.here().count)
+    return batch_losses(learner, batch, size, stats, min(size, rollouts.samples))
 
-    ``rollouts`` are the sequences to learn from. The normalisers are those of the whole batch: token weights do not
-    depend on the split. Logged besides the loss: ``entropy`` per own token, and ``kl@t``, the divergence from the
-    reference summed over attempt t, per episode.
-    """
-    policy, train, samples = learner.policy, learner.train, rollouts.samples
-    totals = Totals(len(rollouts.items), max(1, rollouts.generated_tokens()), rollouts.longest)
-    penalised = bool(credit.kl.any())  # else there is no need to ask the reference
-    shared = rollouts.shared
-    size = piece(totals.episodes, samples, train.micro_batches * ranks.here().count)
-    group = min(size, samples)
-    for rows in ranks.share(torch.arange(totals.episodes, device=rollouts.ids.device).split(size)):
-        # Position t predicts token t + 1, and nothing before position ``shared`` predicts a token of the policy's own.
-        ids, columns = rollouts.ids[rows], slice(shared + 1, None)
-        own, turns = rollouts.own[rows, columns], rollouts.turn[rows, columns]
-        logits = policy.logits(ids[:, :-1], group, shared) / train.temperature
-        logprobs = token_logprobs(logits, ids[:, columns])
-        sampled, advantages = rollouts.logprobs[rows, columns], credit.advantages[rows, columns]
-        loss, parts = loss_of(logprobs, sampled, advantages, own, objective, totals)
-        if penalised:
-            with torch.no_grad():
-                reference_logits = learner.reference.logits(ids[:, :-1], group, shared) / train.temperature
-            if train.kl == "exact" or (train.kl is None and logits.shape[-1] <= EXACT_UP_TO):
-                kl = exact_kl(logits, reference_logits)
-            else:
-                # Nothing may overflow at a token that does not count: NaN there would survive any mask.
-                theirs = token_logprobs(reference_logits, ids[:, columns]).where(own, 0.0)
-                kl = estimated_kl(logprobs.where(own, 0.0), theirs, train.kl or "k2")
-            weights = token_weights(own, objective.weight, totals)
-            loss = loss + kl_penalty(kl, credit.kl[rows, columns], weights, own)
-            for turn in range(rollouts.scores.shape[1]):
-                parts[f"kl@{turn + 1}"] = kl.detach()[turns == turn].sum().item() / totals.episodes
-        if teacher is not None:
-            taught, said = teacher_loss(learner, teacher, rows, logits, own)
-            loss, parts = loss + taught, {**parts, **said}
-        parts["entropy"] = entropy(logits.detach())[own].sum().item() / totals.tokens
+
+def batch_losses(
+    learner: Learner, batch: Batch, size: int, stats: dict[str, float], group: int = 1
+) -> Iterator[Tensor]:
+    """The loss of every micro-batch of this rank, of at most ``size`` rows; they add up to the loss of the batch, whose
+    statistics end up in ``stats``."""
+    for some in ranks.share(torch.arange(len(batch), device=batch.rows["ids"].device).split(size)):
+        loss, parts = batch.loss(learner.policy, learner.reference, batch.take(some), group)
         accumulate(stats, parts)
         yield loss
 
@@ -217,22 +187,6 @@ def accumulate(stats: dict[str, float], parts: dict[str, float]) -> None:
     """Add what a micro-batch contributes to each of ``stats``."""
     for name, value in parts.items():
         stats[name] = stats.get(name, 0.0) + value
-
-
-def teacher_loss(
-    learner: Learner, teacher: Teacher, rows: Tensor, logits: Tensor, own: Tensor
-) -> tuple[Tensor, dict[str, float]]:
-    """The divergence of ``logits`` [B, L, V] at own tokens [B, L] of ``rows`` from what the reference says there after
-    the teacher's context; the mean over all tokens of the batch that have a teacher."""
-    tokens = max(1, int(teacher.own[teacher.known].sum()))
-    known = teacher.known[rows]
-    if not known.any():
-        return logits.new_zeros(()), {}
-    ids, their_own = teacher.ids[rows][known], teacher.own[rows][known]
-    with torch.no_grad():
-        teacher_logits = learner.reference.logits(ids[:, :-1])
-    ours, theirs, mask = align(logits[known], own[known], teacher_logits / learner.train.temperature, their_own[:, 1:])
-    return distillation(ours, theirs, mask, tokens, beta=teacher.beta)
 
 
 def piece(episodes: int, samples: int, micro_batches: int) -> int:
@@ -257,25 +211,14 @@ def supervised(learner: Learner, phase: SupervisedPhase, first: int, last: int) 
         learner.generated_tokens += examples.generated_tokens
         stats = examples.stats
     batch = learner.train.prompts * learner.train.samples
+    size = math.ceil(batch / (learner.train.micro_batches * ranks.here().count))
     for update in range(learner.updates_done, last):
         rows = torch.randint(len(examples.ids), (batch,), generator=learner.generator(update, "minibatch"))
         losses: dict[str, float] = {}
-        norm = learner.step(supervised_losses(learner, examples, rows, losses))
+        norm = learner.step(batch_losses(learner, supervised_batch(examples, rows), size, losses))
         learner.updates_done += 1
         yield {**stats, **norm, **ranks.add(losses)}
         stats = {}
-
-
-def supervised_losses(learner: Learner, examples: Examples, rows: Tensor, stats: dict[str, float]) -> Iterator[Tensor]:
-    """The cross-entropy of every micro-batch of this rank; they add up to the mean over the tokens of all ``rows``."""
-    tokens = int(examples.learn[rows, 1:].sum())
-    parts = learner.train.micro_batches * ranks.here().count
-    for some in ranks.share(rows.split(math.ceil(len(rows) / parts))):
-        ids, learn = examples.ids[some], examples.learn[some, 1:]
-        logprobs = token_logprobs(learner.policy.logits(ids[:, :-1]), ids[:, 1:])
-        loss, said = cross_entropy(logprobs, learn, tokens)
-        accumulate(stats, said)
-        yield loss
 
 
 def preference(learner: Learner, phase: PreferencePhase, last: int) -> Iterator[Record]:
@@ -290,35 +233,17 @@ def preference(learner: Learner, phase: PreferencePhase, last: int) -> Iterator[
         learner.generated_tokens += learner.pairs.generated_tokens
         stats = learner.pairs.stats
     pairs, size = learner.pairs, max(1, learner.train.prompts * learner.train.samples // 2)
+    part = math.ceil(size / (learner.train.micro_batches * ranks.here().count))
     for update in range(learner.updates_done, last):
         chosen = torch.randint(len(pairs.confidence), (size,), generator=learner.generator(update, "minibatch"))
         losses: dict[str, float] = {}
-        norm = learner.step(preference_losses(learner, pairs, chosen, phase.loss, losses))
+        batch = preference_batch(pairs, chosen, phase.loss)
+        norm = learner.step(batch_losses(learner, batch, part, losses))
         learner.updates_done += 1
         if learner.updates_done == last:
             learner.pairs = None
         yield {**stats, **norm, **ranks.add(losses)}
         stats = {}
-
-
-def preference_losses(
-    learner: Learner,
-    pairs: Pairs,
-    chosen: Tensor,
-    loss_of: Callable[..., tuple[Tensor, dict[str, float]]],
-    stats: dict[str, float],
-) -> Iterator[Tensor]:
-    """The loss of every micro-batch of this rank; they add up to the mean over the ``chosen`` pairs."""
-    parts = learner.train.micro_batches * ranks.here().count
-    for some in ranks.share(chosen.split(math.ceil(len(chosen) / parts))):
-        rows = torch.stack([2 * some, 2 * some + 1], dim=1).flatten()
-        ids, own = pairs.ids[rows], pairs.own[rows, 1:]
-        with torch.no_grad():
-            theirs = token_logprobs(learner.reference.logits(ids[:, :-1]), ids[:, 1:])
-        ratios = sequence_logprobs(token_logprobs(learner.policy.logits(ids[:, :-1]), ids[:, 1:]) - theirs, own)
-        loss, said = loss_of(ratios[::2], ratios[1::2], pairs.confidence[some], normaliser=len(chosen))
-        accumulate(stats, said)
-        yield loss
 
 
 def rollout_stats(rollouts: Rollouts) -> dict[str, float]:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from stand_ins import Lenient
 
-from minirl import loops
+from minirl import batches, loops
 from minirl.config import TaskConfig, TrainConfig
 from minirl.errors import ConfigError, TrainingError
 from minirl.experiments.rundir import load_newest_checkpoint, save_checkpoint
@@ -113,7 +113,7 @@ def test_micro_batches_give_the_parameters_of_the_batch():
 
 def test_the_batch_is_split_into_as_many_pieces(monkeypatch):
     sizes: list[int] = []
-    monkeypatch.setattr(loops, "entropy", lambda logits: sizes.append(len(logits)) or torch.zeros(logits.shape[:-1]))
+    monkeypatch.setattr(batches, "entropy", lambda logits: sizes.append(len(logits)) or torch.zeros(logits.shape[:-1]))
     train(make_learner(prompts=5, micro_batches=3), online(1))
     assert sizes == [8, 8, 4]  # 5 groups of 4: two, two and one
 
@@ -502,7 +502,7 @@ def test_temperature_by_hand():
 
 def test_large_vocabularies_estimate_the_kl(monkeypatch):
     # k2 of the tokens written: (ln 1.5)²/2 = 0.082201 for symbol 0, (ln 2)²/2 = 0.240227 for symbol 1.
-    monkeypatch.setattr(loops, "EXACT_UP_TO", 1)
+    monkeypatch.setattr(batches, "EXACT_UP_TO", 1)
     learner, rollouts, credit = hand_made()
     stats: dict[str, float] = {}
     list(policy_losses(learner, rollouts, credit, REINFORCE, stats))

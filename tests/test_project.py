@@ -316,8 +316,9 @@ ALLOWED: dict[str, set[str]] = {
     "rollouts": {"errors", "config", "ranks", "policy", "tasks"},
     "evaluation": {"policy", "objectives", "rollouts", "tasks"},
     "techniques": {"errors", "config", "tasks", "policy", "rollouts", "objectives", "evaluation"},
-    "loops": {"errors", "config", "ranks", "tasks", "policy", "rollouts", "objectives", "techniques"},
-    "engines": {"errors", "config", "ranks", "tasks", "policy", "rollouts", "objectives", "techniques", "loops"},
+    "batches": {"config", "policy", "rollouts", "objectives", "techniques"},
+    "loops": {"errors", "config", "ranks", "tasks", "policy", "rollouts", "objectives", "techniques", "batches"},
+    "engines": {"errors", "config", "ranks", "policy", "rollouts", "techniques", "batches", "loops"},
     "show": {"policy", "rollouts", "objectives"},
     "experiments": {
         *("errors", "config", "tasks", "policy", "rollouts", "objectives", "evaluation", "techniques", "loops"),
@@ -362,9 +363,7 @@ def module_name(path: Path) -> str:
 
 
 def part(name: str) -> str:
-    """``minirl.policy.fast`` → ``policy``. What an engine's ranks exchange lies below what they share out."""
-    if name == "minirl.engines.ranks":
-        return "ranks"
+    """``minirl.policy.fast`` → ``policy``."""
     return [*name.split("."), "__init__"][1]
 
 

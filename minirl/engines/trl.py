@@ -5,7 +5,7 @@ update: rollouts and their credit, examples to imitate, or pairs of which one is
 the objective of the phase. So problems, rollouts, credit and loss are the functions that the local engine
 (:mod:`minirl.loops`) calls, and a :class:`~minirl.loops.Learner` knows what it knows there: reference, pairs, memory,
 sampler. The rest is TRL's, transformers' and accelerate's: accumulation of gradients, mixed precision, several
-processes, checkpoints, loggers. Several ranks share out rollouts as on the local engine (:mod:`minirl.engines.ranks`).
+processes, checkpoints, loggers. Several ranks share out rollouts as on the local engine (:mod:`minirl.ranks`).
 
 How a run differs from one on the local engine
 ----------------------------------------------
@@ -27,7 +27,6 @@ import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
-from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -43,18 +42,13 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
 
+from minirl import ranks
+from minirl.batches import Batch, online_batch, preference_batch, supervised_batch
 from minirl.config import TaskConfig, TrainConfig, nearest
-from minirl.engines import ranks
 from minirl.engines.state import moves, restore_side, side_tensors
 from minirl.errors import ConfigError, TrainingError
 from minirl.loops import Learner, Record, rollout_stats
 from minirl.loops import accumulate as accumulate_parts
-from minirl.objectives.distillation import align, distillation
-from minirl.objectives.kl import EXACT_UP_TO, estimated_kl, exact_kl, kl_penalty
-from minirl.objectives.policy_gradient import Totals, token_weights
-from minirl.objectives.preference import sequence_logprobs
-from minirl.objectives.supervised import cross_entropy
-from minirl.policy.logprobs import entropy, token_logprobs
 from minirl.policy.models import Policy, follow
 from minirl.rollouts.episodes import Rollouts
 from minirl.rollouts.samplers import Rule, read_rule
@@ -66,7 +60,6 @@ from minirl.techniques.base import (
     Phase,
     PreferencePhase,
     SupervisedPhase,
-    Teacher,
     episodes,
 )
 
@@ -76,7 +69,6 @@ try:
 except ImportError as error:
     raise ConfigError(f"engine trl: TRL is not installed ({error}): pip install 'minirl[trl]'") from error
 
-Loss = tuple[Tensor, dict[str, float]]  # of a micro-batch, and what it adds to the statistics
 EXTRAS = "learner.safetensors"  # in a checkpoint: what the learner knows besides its policy
 
 
@@ -204,18 +196,14 @@ class PhaseTrainer(GRPOTrainer):
         self.on_record: Callable[[Record], None] = lambda _: None
         self.on_checkpoint: Callable[[Path], None] = lambda _: None
         self.record: Record = {}  # of the update whose batch TRL has in its buffer, as far as it has come
-        self.loss_of: Callable[[Policy, dict[str, Tensor]], Loss] | None = None  # of a part of that batch
+        self.batch: Batch | None = None  # that batch, of all ranks
         self.losses: dict[str, float] = {}  # of an optimiser step, as far as it has come
         self.examples: tuple[SupervisedPhase, Examples] | None = None  # those of the current phase
 
     def train(self, *arguments: Any, **settings: Any) -> Any:
         """All phases. The ranks are those that accelerate has joined."""
-        state, before = self.accelerator.state, ranks.here()
-        ranks._here = ranks.Place(state.process_index, state.num_processes)
-        try:
+        with ranks.adopted(self.accelerator.process_index, self.accelerator.num_processes):
             return super().train(*arguments, **settings)
-        finally:
-            ranks._here = before
 
     # --- The batch of an update ---------------------------------------------------------------------------------------
 
@@ -228,29 +216,29 @@ class PhaseTrainer(GRPOTrainer):
         before = self.learner.generated_tokens
         self.model.eval()  # a model in training mode may keep no cache
         if isinstance(phase, OnlinePhase):
-            batch = self.online_batch(phase, update)
+            self.batch = self.to_credit(phase, update)
         elif isinstance(phase, SupervisedPhase):
-            batch = self.supervised_batch(phase, update, update == first)
+            self.batch = self.to_imitate(phase, update, update == first)
         else:
-            batch = self.preference_batch(phase, update)
+            self.batch = self.to_prefer(phase, update)
         self.model.train()
         self.record["generated_tokens"] = self.learner.generated_tokens
         self.note({"tokens": float(self.learner.generated_tokens - before)})
-        rows, parts = len(batch["ids"]), ranks.here().count * self.settings.micro_batches
+        rows, parts = len(self.batch), ranks.here().count * self.settings.micro_batches
         if rows % parts:
             raise ConfigError(
                 f"engine trl: phase {phase.name!r} learns from {rows} rows, which are not {parts} equal parts: change "
                 "train.micro_batches, or use the local engine"
             )
-        return {name: tensor[ranks.own_run(rows)] for name, tensor in batch.items()}
+        return self.batch.take(ranks.own_run(rows))
 
     def phase_at(self, update: int) -> tuple[Phase, int]:
         """The phase of ``update``, and its first update."""
         number = bisect_right(self.ends, update)
         return self.phases[number], self.ends[number - 1] if number else 0
 
-    def online_batch(self, phase: OnlinePhase, update: int) -> dict[str, Tensor]:
-        """Rollouts and credit as in :func:`minirl.loops.online`: tensors [B, L]."""
+    def to_credit(self, phase: OnlinePhase, update: int) -> Batch:
+        """Rollouts and their credit as in :func:`minirl.loops.online`."""
         learner, train = self.learner, self.settings
         items, noise = learner.problems(update, train.prompts), learner.generator(update, "sampling")
         with unwrap_model_for_generation(self.model_wrapped, self.accelerator) as model:
@@ -268,23 +256,10 @@ class PhaseTrainer(GRPOTrainer):
         self.note(credit.stats)
         self.show(rollouts, credit)
         sequences = credit.sequences or rollouts
-        totals = Totals(len(sequences.items), max(1, sequences.generated_tokens()), sequences.longest)
-        self.loss_of = partial(
-            self.online_loss,
-            phase=phase,
-            totals=totals,
-            penalised=bool(credit.kl.any()),
-            shared=sequences.shared,
-            turns=sequences.scores.shape[1],
-            teacher=teacher,
-        )
-        batch = {name: getattr(sequences, name) for name in ("ids", "turn", "logprobs")}
-        if teacher:
-            batch |= {"teacher_ids": teacher.ids, "teacher_own": teacher.own, "teacher_known": teacher.known}
-        return {**batch, "advantages": credit.advantages, "kl": credit.kl}
+        return online_batch(train, sequences, credit, phase.objective, teacher, phase.loss)
 
-    def supervised_batch(self, phase: SupervisedPhase, update: int, first: bool) -> dict[str, Tensor]:
-        """A minibatch of examples as in :func:`minirl.loops.supervised`: tensors [B, L]."""
+    def to_imitate(self, phase: SupervisedPhase, update: int, first: bool) -> Batch:
+        """A minibatch of examples as in :func:`minirl.loops.supervised`."""
         learner = self.learner
         if first and phase.from_policy:
             follow(learner.reference, learner.policy, 0.0)
@@ -296,12 +271,10 @@ class PhaseTrainer(GRPOTrainer):
             self.note(examples.stats)
         batch = self.settings.prompts * self.settings.samples
         rows = torch.randint(len(examples.ids), (batch,), generator=learner.generator(update, "minibatch"))
-        learn = examples.learn[rows]
-        self.loss_of = partial(self.supervised_loss, tokens=int(learn[:, 1:].sum()))
-        return {"ids": examples.ids[rows], "learn": learn}
+        return supervised_batch(examples, rows)
 
-    def preference_batch(self, phase: PreferencePhase, update: int) -> dict[str, Tensor]:
-        """A minibatch of pairs as in :func:`minirl.loops.preference`: tensors [P, 2, L], the preferred one first."""
+    def to_prefer(self, phase: PreferencePhase, update: int) -> Batch:
+        """A minibatch of pairs as in :func:`minirl.loops.preference`."""
         learner, size = self.learner, max(1, self.settings.prompts * self.settings.samples // 2)
         if learner.pairs is None:
             learner.pairs = phase.collect(learner)
@@ -310,79 +283,20 @@ class PhaseTrainer(GRPOTrainer):
             self.note(learner.pairs.stats)
         pairs = learner.pairs
         chosen = torch.randint(len(pairs.confidence), (size,), generator=learner.generator(update, "minibatch"))
-        self.loss_of = partial(self.preference_loss, phase=phase, pairs=size)
-        both = {"ids": pairs.ids.unflatten(0, (-1, 2))[chosen], "own": pairs.own.unflatten(0, (-1, 2))[chosen]}
-        return {**both, "confidence": pairs.confidence[chosen]}
+        return preference_batch(pairs, chosen, phase.loss)
 
     # --- Its loss, a micro-batch at a time ----------------------------------------------------------------------------
 
     def _compute_loss(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
         """The loss of a micro-batch; those of an update add up."""
-        assert self.loss_of is not None
-        loss, parts = self.loss_of(replace(self.policy, model=model), inputs)
+        assert self.batch is not None
+        # Rows were shuffled, so none can share its prompt with its neighbours.
+        loss, parts = self.batch.loss(replace(self.policy, model=model), self.learner.reference, inputs, 1)
         accumulate_parts(self.losses, parts)
         if self.accelerator.sync_gradients:  # the last micro-batch of an optimiser step
             self.note(ranks.add(self.losses))
             self.losses = {}
         return loss * ranks.here().count  # whose gradients are averaged, not added
-
-    def online_loss(
-        self,
-        policy: Policy,
-        inputs: dict[str, Tensor],
-        *,
-        phase: OnlinePhase,
-        totals: Totals,
-        penalised: bool,
-        shared: int,
-        turns: int,
-        teacher: Teacher | None,
-    ) -> Loss:
-        """As :func:`minirl.loops.policy_losses` has it."""
-        # Position t predicts token t + 1. Rows were shuffled, so none can share its prompt with its neighbours.
-        ids, columns, temperature = inputs["ids"], slice(shared + 1, None), self.settings.temperature
-        turn, sampled, advantages, coefficients = (
-            inputs[name][:, columns] for name in ("turn", "logprobs", "advantages", "kl")
-        )
-        own, reference = turn >= 0, self.learner.reference
-        logits = policy.logits(ids[:, :-1], 1, shared) / temperature
-        logprobs = token_logprobs(logits, ids[:, columns])
-        loss, parts = phase.loss(logprobs, sampled, advantages, own, phase.objective, totals)
-        if penalised:
-            with torch.no_grad():
-                reference_logits = reference.logits(ids[:, :-1], 1, shared) / temperature
-            kl_of = self.settings.kl or ("exact" if logits.shape[-1] <= EXACT_UP_TO else "k2")
-            if kl_of == "exact":
-                kl = exact_kl(logits, reference_logits)
-            else:
-                # Nothing may overflow at a token that does not count: NaN there would survive any mask.
-                theirs = token_logprobs(reference_logits, ids[:, columns]).where(own, 0.0)
-                kl = estimated_kl(logprobs.where(own, 0.0), theirs, kl_of)
-            loss = loss + kl_penalty(kl, coefficients, token_weights(own, phase.objective.weight, totals), own)
-            for t in range(turns):
-                parts[f"kl@{t + 1}"] = kl.detach()[turn == t].sum().item() / totals.episodes
-        if teacher is not None and (known := inputs["teacher_known"]).any():
-            said, mask = inputs["teacher_ids"][known], inputs["teacher_own"][known]
-            with torch.no_grad():
-                teacher_logits = reference.logits(said[:, :-1]) / temperature
-            aligned = align(logits[known], own[known], teacher_logits, mask[:, 1:])
-            taught, more = distillation(*aligned, max(1, int(teacher.own[teacher.known].sum())), beta=teacher.beta)
-            loss, parts = loss + taught, {**parts, **more}
-        parts["entropy"] = entropy(logits.detach())[own].sum().item() / totals.tokens
-        return loss, parts
-
-    def supervised_loss(self, policy: Policy, inputs: dict[str, Tensor], *, tokens: int) -> Loss:
-        """As :func:`minirl.loops.supervised_losses` has it."""
-        ids = inputs["ids"]
-        return cross_entropy(token_logprobs(policy.logits(ids[:, :-1]), ids[:, 1:]), inputs["learn"][:, 1:], tokens)
-
-    def preference_loss(self, policy: Policy, inputs: dict[str, Tensor], *, phase: PreferencePhase, pairs: int) -> Loss:
-        """As :func:`minirl.loops.preference_losses` has it."""
-        ids, own = inputs["ids"].flatten(0, 1), inputs["own"].flatten(0, 1)[:, 1:]
-        with torch.no_grad():
-            theirs = token_logprobs(self.learner.reference.logits(ids[:, :-1]), ids[:, 1:])
-        ratios = sequence_logprobs(token_logprobs(policy.logits(ids[:, :-1]), ids[:, 1:]) - theirs, own)
-        return phase.loss(ratios[::2], ratios[1::2], inputs["confidence"], normaliser=pairs)
 
     # --- What is logged and kept --------------------------------------------------------------------------------------
 
@@ -478,7 +392,8 @@ def launched(rank: int, count: int, port: int) -> Iterator[None]:
     AcceleratorState._reset_state(reset_partial_state=True)  # what it found earlier in this process
     os.environ.update({name: str(value) for name, value in names.items()})
     try:
-        yield
+        with ranks.adopted(rank, count):  # before accelerate joins them: a policy is loaded onto its rank's device
+            yield
     finally:
         for name, value in before.items():
             if value is None:

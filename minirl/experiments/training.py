@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from minirl import ranks
 from minirl.config import Experiment, validate
-from minirl.engines import ranks
 from minirl.engines.state import checkpoint_tensors, moves, restore
 from minirl.errors import RunError
 from minirl.experiments.checksums import file_checksums

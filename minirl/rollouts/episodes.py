@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minirl.engines import ranks
+from minirl import ranks
 from minirl.policy.logprobs import pack, pad_rows
 from minirl.policy.models import Policy
 from minirl.policy.sampler import complete, make_decoder
@@ -156,7 +156,7 @@ def roll_out(
     ``given`` [items] are attempts put into the policy's mouth: they and the feedback on them stand in the context
     before its first own one.
 
-    Several ranks (:mod:`minirl.engines.ranks`) have to ask for the same: each makes the episodes of its own share of
+    Several ranks (:mod:`minirl.ranks`) have to ask for the same: each makes the episodes of its own share of
     the items, and gets all of them.
     """
     device = policy.device

@@ -1,4 +1,4 @@
-"""Ranks: several processes that train one policy on the local engine.
+"""Ranks: several processes that train one policy.
 
 Every rank holds the whole learner and runs the same loop on the same numbers. Two things are shared out. Of episodes
 each rank makes those of its own prompts and gets the others' from those who made them
@@ -42,16 +42,25 @@ def here() -> Place:
 
 
 @contextlib.contextmanager
-def joined(rank: int, count: int, store: Path, device: str = "cpu") -> Iterator[None]:
-    """Be one of ``count`` ranks that meet by the file ``store``, which must be a new one; waits for all."""
+def adopted(rank: int, count: int) -> Iterator[None]:
+    """Be one of ``count`` ranks that someone else has brought together, such as accelerate."""
     global _here
-    backend = "cpu:gloo,cuda:nccl" if torch.device(device).type == "cuda" else "gloo"
-    dist.init_process_group(backend, f"file://{store.resolve()}", PATIENCE, rank=rank, world_size=count)
-    _here = Place(rank, count)
+    before, _here = _here, Place(rank, count)
     try:
         yield
     finally:
-        _here = Place()
+        _here = before
+
+
+@contextlib.contextmanager
+def joined(rank: int, count: int, store: Path, device: str = "cpu") -> Iterator[None]:
+    """Be one of ``count`` ranks that meet by the file ``store``, which must be a new one; waits for all."""
+    backend = "cpu:gloo,cuda:nccl" if torch.device(device).type == "cuda" else "gloo"
+    dist.init_process_group(backend, f"file://{store.resolve()}", PATIENCE, rank=rank, world_size=count)
+    try:
+        with adopted(rank, count):
+            yield
+    finally:
         dist.destroy_process_group()
 
 

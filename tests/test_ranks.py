@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from minirl.engines import ranks
+from minirl import ranks
 from minirl.errors import ConfigError, RunError
 from minirl.experiments import training
 from minirl.experiments.resolve import load_experiment
@@ -160,13 +160,14 @@ def orphans() -> list[str]:
     return subprocess.run(["ps", "-o", "args=", "--ppid", "1"], capture_output=True, text=True).stdout.splitlines()
 
 
-def test_shares_are_all_of_it(monkeypatch):
+def test_shares_are_all_of_it():
     rows = torch.arange(7)
     shares, runs = [], []
     for rank in range(3):
-        monkeypatch.setattr(ranks, "_here", ranks.Place(rank, 3))
-        shares.append(ranks.share(rows).tolist())
-        runs.append(rows[ranks.own_run(7)].tolist())
+        with ranks.adopted(rank, 3):
+            shares.append(ranks.share(rows).tolist())
+            runs.append(rows[ranks.own_run(7)].tolist())
+    assert ranks.here() == ranks.Place(0, 1)
     assert shares == [[0, 3, 6], [1, 4], [2, 5]]
     assert runs == [[0, 1], [2, 3], [4, 5, 6]]
 
