@@ -242,17 +242,17 @@ def matmul_speed(device: str) -> float:
 def summary(ours: list[tuple[float, int]], theirs: list[tuple[float, int]], flops: float, peak: float) -> dict:
     """Medians, the ratio of rates with its range over pairs, and how far from the limit we are."""
     rates = [(a_tokens / a_s) / (b_tokens / b_s) for (a_s, a_tokens), (b_s, b_tokens) in zip(ours, theirs, strict=True)]
-    seconds = statistics.median(s for s, _ in ours)
+    seconds, ratio = statistics.median(s for s, _ in ours), statistics.median(rates)
     return {
         "ours_s": round(seconds, 4),
         "theirs_s": round(statistics.median(s for s, _ in theirs), 4),
         "ours_tokens_per_s": round(statistics.median(t / s for s, t in ours)),
         "theirs_tokens_per_s": round(statistics.median(t / s for s, t in theirs)),
-        "ratio": round(statistics.median(rates), 2),
+        "ratio": round(ratio, 2),
         "ratio_range": [round(min(rates), 2), round(max(rates), 2)],
         "limit_s": round(flops / peak, 4),
         "share_of_limit": round(flops / peak / seconds, 2),
-        "ratio_at_limit": round(statistics.median(s for s, _ in theirs) / (flops / peak), 1),
+        "ratio_at_limit": round(ratio * seconds / (flops / peak), 1),
     }
 
 
@@ -337,13 +337,16 @@ def draw(rows: list[dict], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def profile(work: Workload) -> dict[str, float]:
-    """Share of one step's operator time by kind of operation, sampling and training together."""
-    step = our_step(work)
-    step()
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=activities) as recorded:
-        step()
+def profile(work: Workload) -> dict[str, dict[str, float]]:
+    """Shares of operator time by kind of operation, of sampling alone and of a whole step."""
+    return {"sampler": time_shares(our_sampler(work)), "step": time_shares(our_step(work))}
+
+
+def time_shares(call: Callable[[], int]) -> dict[str, float]:
+    call()  # warm up
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as recorded:
+        for _ in range(3):
+            call()
     kinds = {
         "matrix products": ("aten::mm", "aten::addmm"),
         "attention products": ("aten::bmm",),
@@ -384,7 +387,14 @@ def median_seconds(call: Callable[[], int], work: Workload, repeats: int = 5) ->
 def with_compiler(work: Workload, repeats: int) -> dict[str, list[float]]:
     """Seconds of sampler and update as they are, and with all that lies between matrix products fused by
     ``torch.compile``, in turns: what is left to gain for those who have a C++ compiler."""
+
+    def rotate(x: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
+        """``fast.rotate`` in real numbers: the compiler makes no code for complex ones."""
+        (a, b), (cos, sin) = x.unflatten(-1, (-1, 2)).unbind(-1), torch.view_as_real(turns).unbind(-1)
+        return torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1).flatten(-2)
+
     parts = {
+        (fast, "rotate"): rotate,
         (fast, "forward"): torch.compile(fast.forward),
         (fast, "attention"): torch.compile(fast.attention, dynamic=True),  # the cache grows from token to token
         (fast._Layer, "project"): torch.compile(fast._Layer.project),
@@ -431,6 +441,40 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def profile_table(results: dict[str, Any]) -> str:
+    """Where our time goes, and the ratio to the rival if all but the two kinds of products took no time at all."""
+    kinds: list[str] = []
+    lines = []
+    for size, parts in results["sizes"].items():
+        for what, shares in parts["profile"].items():
+            kinds = list(shares)
+            cells = " | ".join(f"{share:.0%}" for share in shares.values())
+            bound = parts[what]["ratio"] / (shares["matrix products"] + shares["attention products"])
+            lines.append(f"| {size} | {what} | {cells} | {bound:.1f} |")
+    if not lines:
+        return ""
+    head = f"| size | of the time of | {' | '.join(kinds)} | ratio if products were all |"
+    return "\n".join([head, "|---" * (len(kinds) + 3) + "|", *lines, ""])
+
+
+def compiler_table(results: dict[str, Any]) -> str:
+    """What ``torch.compile`` gains, and the ratios to the rivals with that."""
+    lines = []
+    for size, parts in results["sizes"].items():
+        if not parts["compiled"]:
+            continue
+        (plain, fused), (plain_update, fused_update) = (parts["compiled"][name] for name in ("sampler", "update"))
+        step, gained = parts["step"], plain - fused + plain_update - fused_update
+        cells = (f"{plain:.3f}", f"{fused:.3f}", f"{parts['sampler']['ratio'] * plain / fused:.2f}")
+        cells += (f"{plain_update:.3f}", f"{fused_update:.3f}")
+        cells += (f"{step['ratio'] * step['ours_s'] / (step['ours_s'] - gained):.2f}",)
+        lines.append(f"| {size} | {' | '.join(cells)} |")
+    if not lines:
+        return ""
+    head = "| size | sampler, s | compiled, s | ratio then | update alone, s | compiled, s | ratio of a step then |"
+    return "\n".join([head, "|---" * 7 + "|", *lines, ""])
+
+
 def page() -> str:
     """All committed results as the generated part of ``benchmarks/README.md``."""
     sections = []
@@ -446,32 +490,10 @@ def page() -> str:
             f"{work['prompts']} prompts × {work['samples']} attempts of up to {work['tokens']} tokens, "
             f"median of {work['repeats']} pairs (smallest to largest ratio).\n\n{table(results)}\n"
         )
-        shares = {size: part["profile"] for size, part in results["sizes"].items() if part["profile"]}
-        if shares:
-            kinds = list(next(iter(shares.values())))
-            lines = ["| one step | " + " | ".join(kinds) + " | update alone, s | ratio if all else were free |"]
-            lines.append("|---|" + "---|" * (len(kinds) + 2))
-            for size, share in shares.items():
-                part = results["sizes"][size]
-                cells = " | ".join(f"{share[kind]:.0%}" for kind in kinds)
-                bound = part["step"]["theirs_s"] / (share["matrix products"] * part["step"]["ours_s"])
-                lines.append(f"| {size} | {cells} | {part['update_s']:.3f} | {bound:.1f} |")
-            sections.append("\n".join(lines) + "\n")
-        compiled = {size: part["compiled"] for size, part in results["sizes"].items() if part.get("compiled")}
-        if compiled:
-            lines = [
-                "| size | sampler, s | compiled | update alone, s | compiled | ratio of a step with both compiled |"
-            ]
-            lines.append("|---|" + "---|" * 5)
-            for size, seconds in compiled.items():
-                step = results["sizes"][size]["step"]
-                gained = sum(plain - fused for plain, fused in seconds.values())
-                cells = " | ".join(f"{value:.3f}" for pair in seconds.values() for value in pair)
-                lines.append(f"| {size} | {cells} | {step['theirs_s'] / (step['ours_s'] - gained):.2f} |")
-            sections.append("\n".join(lines) + "\n")
+        sections += [profile_table(results), compiler_table(results)]
         if (RESULTS / f"{path.stem}.png").exists():
             sections.append(f"![How sampling time grows with batch, length and size](results/{path.stem}.png)\n")
-    return "\n".join(sections)
+    return "\n".join(filter(None, sections))
 
 
 def write_page() -> None:

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -66,8 +67,36 @@ def test_summary_by_hand(speed):
     ours, theirs = [(1.0, 100), (2.0, 100), (4.0, 100)], [(2.0, 50)] * 3
     found = speed.summary(ours, theirs, flops=1e9, peak=1e9)
     assert found["ratio"] == 2.0 and found["ratio_range"] == [1.0, 4.0]
-    assert found["limit_s"] == 1.0 and found["share_of_limit"] == 0.5 and found["ratio_at_limit"] == 2.0
+    assert found["limit_s"] == 1.0 and found["share_of_limit"] == 0.5
+    assert found["ratio_at_limit"] == 4.0  # 100 tokens a second against 25
     assert found["ours_tokens_per_s"] == 50 and found["theirs_tokens_per_s"] == 25
+
+
+def test_shares_of_time_are_all_of_it(speed, work):
+    for shares in speed.profile(work).values():
+        assert sum(shares.values()) == pytest.approx(1, abs=0.005)
+        assert shares["matrix products"] > 0 and shares["elementwise"] > 0
+
+
+def test_the_tables_of_limits_by_hand(speed):
+    parts = {
+        "sampler": {"ratio": 1.5, "ours_s": 0.2},
+        "step": {"ratio": 1.6, "ours_s": 0.7},
+        "profile": {"sampler": {"matrix products": 0.4, "attention products": 0.1, "other": 0.5}},
+        "compiled": {"sampler": [0.2, 0.15], "update": [0.4, 0.25]},
+    }
+    results = {"sizes": {"4M": parts}}
+    # 1.5 / 0.5 = 3; 1.5 · 0.2 / 0.15 = 2; the step gains 0.2 of its 0.7 seconds: 1.6 · 0.7 / 0.5 = 2.24.
+    assert "| 4M | sampler | 40% | 10% | 50% | 3.0 |" in speed.profile_table(results)
+    assert "| 4M | 0.200 | 0.150 | 2.00 | 0.400 | 0.250 | 2.24 |" in speed.compiler_table(results)
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.slow
+def test_the_compiler_is_compared_on_the_same_work(speed, work):
+    found = speed.with_compiler(work, repeats=1)
+    assert set(found) == {"sampler", "update"} and all(seconds > 0 for pair in found.values() for seconds in pair)
+    assert not hasattr(speed.fast.forward, "_torchdynamo_orig_callable")  # put back as it was
 
 
 def test_the_page_shows_the_committed_results(speed):
