@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from minirl.objectives.kl import estimated_kl, exact_kl, kl_penalty
-from minirl.objectives.policy_gradient import Totals, token_weights
+from minirl.objectives.policy_gradient import OBJECTIVES, Totals, policy_gradient, token_weights
 from minirl.policy.logprobs import token_logprobs
 
 PI, REFERENCE = torch.tensor([0.75, 0.25]), torch.tensor([0.5, 0.5])
@@ -119,6 +119,32 @@ def test_k3_weighted_by_the_ratio_minimises_the_divergence_it_estimates():
     weighted = (log_p - mu.log()).exp() * estimated_kl(log_p, reference, "k3")
     (expected,) = torch.autograd.grad(exact_kl(logits, reference), logits)
     torch.testing.assert_close(torch.autograd.grad((mu * weighted).sum(), logits)[0], expected)
+
+
+@pytest.mark.checks("identity", "exact_kl", "kl_penalty")
+@pytest.mark.parametrize("beta", [0.1, 1.0, 4.0])
+def test_the_optimum_of_self_rewarding_ppo_extrapolates_fine_tuning(beta):
+    # With reward log π_SFT − log π_base and a KL penalty to π_SFT the optimum is ∝ π_SFT (π_SFT / π_base)^(1/β)
+    # (arXiv 2510.21090): policy gradient and penalty cancel there, and not where PPO starts, at π_SFT itself.
+    fine_tuned, base = nine()
+    fine_tuned = fine_tuned.detach()
+    reward = fine_tuned.log_softmax(-1) - base.log_softmax(-1)
+    own, totals = torch.ones(9, 1, dtype=torch.bool), Totals(episodes=9, tokens=9, longest=1)
+    symbols = torch.arange(9)[:, None]  # one episode a symbol, weighted by how likely it is
+
+    def gradient(start):
+        logits = start.clone().requires_grad_()
+        rows = logits.expand(9, 1, 9)
+        logprobs = token_logprobs(rows, symbols)
+        advantages = 9 * logprobs.detach().exp() * reward[:, None]
+        loss, _ = policy_gradient(logprobs, logprobs.detach(), advantages, own, OBJECTIVES["reinforce"], totals)
+        weights = token_weights(own, OBJECTIVES["reinforce"].weight, totals)
+        penalty = kl_penalty(exact_kl(rows, fine_tuned), torch.full((9, 1), beta), weights, own)
+        return torch.autograd.grad(loss + penalty, logits)[0]
+
+    optimum = fine_tuned + reward / beta
+    torch.testing.assert_close(gradient(optimum), torch.zeros(9, dtype=fine_tuned.dtype), atol=1e-7, rtol=0)
+    assert gradient(fine_tuned).abs().max() > 0.01
 
 
 def test_k3_is_never_negative():
