@@ -29,9 +29,12 @@ Every phase is counted as if it rolled out a batch for every update, and every a
 """
 
 import contextlib
+import functools
 import json
 import math
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -337,10 +340,17 @@ def _repeated(act: Any, where: torch.device) -> tuple[int, float]:
     return times, time.perf_counter() - start
 
 
+@functools.cache
 def _program() -> int:
-    """Bytes that Python and its libraries hold before any model is loaded, as in this process."""
-    status = Path("/proc/self/statm")
-    return int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if status.exists() else 0
+    """Bytes that Python and what a run imports hold before any model is loaded; 0 where the system does not say.
+
+    Asked of a process of its own: this one may hold much more, as when the book is built.
+    """
+    if not Path("/proc/self/statm").exists():
+        return 0
+    code = "import minirl.experiments.run; print(open('/proc/self/statm').read().split()[1])"
+    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    return int(said) * os.sysconf("SC_PAGE_SIZE")
 
 
 @contextlib.contextmanager

@@ -166,9 +166,8 @@ def test_what_autograd_keeps_is_about_as_planned(width, layers, length, fast):
 # --- Committed results ----------------------------------------------------------------------------------------------
 
 
-def test_the_plan_is_of_the_order_of_what_was_measured(monkeypatch):
+def test_the_plan_is_of_the_order_of_what_was_measured():
     """Tokens are the most there can be. Time is of the order, whatever the machine was that measured it."""
-    monkeypatch.setattr(planning, "_program", lambda: 350 << 20)  # this process has loaded more than a run does
     for row in compared(["score", "nft", "co-reward"]):
         assert 0.95 < row["tokens"][0] / row["tokens"][1] < 1.2, row
         assert 0.4 < row["peak_mb"][0] / row["peak_mb"][1] < 1.5, row
