@@ -1,7 +1,7 @@
 """The training loops that techniques plug into.
 
 A technique describes itself as a list of phases (:mod:`minirl.techniques.base`). The loops do the rest and no
-mathematics: sample problems → roll out → credit → loss (:mod:`minirl.batches`) → optimiser step → one record of metrics.
+mathematics: sample problems → roll out → credit → loss (:mod:`minirl.batches`) → optimiser step → a record of metrics.
 
 Loops are generators: one record per update, and between two records the :class:`Learner` is in a state that can be
 saved. All randomness of update u is derived from (seed, u), so a resumed run draws what the undisturbed one would.
