@@ -6,6 +6,7 @@ are those of the whole batch, so the sum does not depend on the split.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -42,6 +43,15 @@ class Batch:
 
     def take(self, some: Tensor | slice) -> dict[str, Tensor]:
         return {name: tensor[some] for name, tensor in self.rows.items()}
+
+
+def precision(train: TrainConfig, device: torch.device) -> AbstractContextManager:
+    """The context of a :attr:`Batch.loss`: matrix products in the 16 bits of ``train.autocast``, or as they are.
+
+    Weights, gradients, residuals and log-probs stay in float32. What was sampled was sampled in float32, so a ratio of
+    policies is not quite 1 before the first step. That is no error: it corrects for the difference, as for any other.
+    """
+    return torch.autocast(device.type, getattr(torch, train.autocast)) if train.autocast else nullcontext()
 
 
 def online_batch(

@@ -60,7 +60,8 @@ class TrainConfig(Strict):
     ``updates`` batches of ``prompts`` × ``samples`` episodes of ``turns`` attempts, with ``passes`` optimiser steps on
     each, in ``micro_batches`` pieces (which changes memory, not the result). ``feedback`` is the grade of
     :meth:`minirl.tasks.Task.feedback` between attempts. ``kl`` says how the divergence from the reference is computed
-    (:mod:`minirl.objectives.kl`): by default exactly for small vocabularies, else by k2.
+    (:mod:`minirl.objectives.kl`): by default exactly for small vocabularies, else by k2. With ``autocast`` an update
+    multiplies matrices in 16 bits (:func:`minirl.batches.precision`); sampling and evaluation do not change.
     """
 
     updates: PositiveInt
@@ -76,6 +77,7 @@ class TrainConfig(Strict):
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: PositiveFloat = 1.0
     micro_batches: PositiveInt = 1
+    autocast: Literal["bfloat16"] | None = Field(default=None, exclude_if=_absent)
     checkpoint_every: PositiveInt = 50
     tokens: PositiveInt | None = Field(
         default=None, exclude_if=_absent, description="training ends when so many were generated, or after `updates`"

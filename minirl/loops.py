@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from minirl import ranks
-from minirl.batches import Batch, Loss, online_batch, preference_batch, supervised_batch
+from minirl.batches import Batch, Loss, online_batch, precision, preference_batch, supervised_batch
 from minirl.config import TaskConfig, TrainConfig
 from minirl.errors import TrainingError
 from minirl.objectives.policy_gradient import Objective, policy_gradient
@@ -177,7 +177,8 @@ def batch_losses(
     """The loss of every micro-batch of this rank, of at most ``size`` rows; they add up to the loss of the batch, whose
     statistics end up in ``stats``."""
     for some in ranks.share(torch.arange(len(batch), device=batch.rows["ids"].device).split(size)):
-        loss, parts = batch.loss(learner.policy, learner.reference, batch.take(some), group)
+        with precision(learner.train, batch.rows["ids"].device):
+            loss, parts = batch.loss(learner.policy, learner.reference, batch.take(some), group)
         accumulate(stats, parts)
         yield loss
 

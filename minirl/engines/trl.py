@@ -43,7 +43,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
 
 from minirl import ranks
-from minirl.batches import Batch, online_batch, preference_batch, supervised_batch
+from minirl.batches import Batch, online_batch, precision, preference_batch, supervised_batch
 from minirl.config import TaskConfig, TrainConfig, nearest
 from minirl.engines.state import moves, restore_side, side_tensors
 from minirl.errors import ConfigError, TrainingError
@@ -291,7 +291,8 @@ class PhaseTrainer(GRPOTrainer):
         """The loss of a micro-batch; those of an update add up."""
         assert self.batch is not None
         # Rows were shuffled, so none can share its prompt with its neighbours.
-        loss, parts = self.batch.loss(replace(self.policy, model=model), self.learner.reference, inputs, 1)
+        with precision(self.settings, inputs["ids"].device):
+            loss, parts = self.batch.loss(replace(self.policy, model=model), self.learner.reference, inputs, 1)
         accumulate_parts(self.losses, parts)
         if self.accelerator.sync_gradients:  # the last micro-batch of an optimiser step
             self.note(ranks.add(self.losses))

@@ -48,7 +48,7 @@ def rotate(x: Tensor, turns: Tensor) -> Tensor:
 
     As complex numbers, in one pass over memory instead of five.
     """
-    return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2))) * turns).flatten(-2)
+    return torch.view_as_real(torch.view_as_complex(x.float().unflatten(-1, (-1, 2))) * turns).flatten(-2)
 
 
 def pairs_adjacent(weight: Tensor, dim: int) -> Tensor:
@@ -156,7 +156,7 @@ def forward(model: PreTrainedModel, ids: Tensor, group: int = 1, shared: int = 0
             context = Context(k, v, visible)
         q, k, v = layer.project(x, turns[shared:])
         x = layer.finish(x, attention(q, Context(k, v, hidden[shared:, shared:]), context))
-    return F.linear(rms_norm(x, model.model.norm.weight, model.config.rms_norm_eps), model.lm_head.weight)
+    return F.linear(rms_norm(x, model.model.norm.weight, model.config.rms_norm_eps), model.lm_head.weight).float()
 
 
 class FastDecoder:
