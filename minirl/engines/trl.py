@@ -4,8 +4,8 @@
 update: rollouts and their credit, examples to imitate, or pairs of which one is preferred. The one for the loss calls
 the objective of the phase. So problems, rollouts, credit and loss are the functions that the local engine
 (:mod:`minirl.loops`) calls, and a :class:`~minirl.loops.Learner` knows what it knows there: reference, pairs, memory,
-sampler. The rest is TRL's, transformers' and accelerate's: accumulation of gradients, mixed precision, several
-processes, checkpoints, loggers. Several ranks share out rollouts as on the local engine (:mod:`minirl.ranks`).
+sampler. The rest is TRL's, transformers' and accelerate's: accumulation of gradients, several processes, checkpoints,
+loggers. Several ranks share out rollouts as on the local engine (:mod:`minirl.ranks`).
 
 How a run differs from one on the local engine
 ----------------------------------------------
@@ -108,6 +108,7 @@ def grpo_config(train: TrainConfig, seed: int, directory: str | Path, count: int
         "temperature": train.temperature,
         "seed": seed,
         "shuffle_dataset": False,  # problems come in the order of updates
+        "bf16": False,  # `train.autocast` says so of the loss, and nothing else is to change
         "beta": 0.0,  # the KL penalty and its reference are ours
         "use_vllm": False,  # and so is sampling
     }
@@ -144,7 +145,7 @@ class PhaseTrainer(GRPOTrainer):
     """GRPOTrainer that trains ``policy`` with the phases of ``method``; :meth:`train` runs all of them.
 
     ``sampler`` says which problems come next, if it is not the method's own. ``settings`` are further ones of a
-    GRPOConfig (``save_steps``, ``bf16``, ``report_to`` …). ``on_record`` is called after every update with the record
+    GRPOConfig (``save_steps``, ``report_to`` …). ``on_record`` is called after every update with the record
     that the local engine would make of it, ``on_checkpoint`` with every directory that was saved. Raises
     :class:`ConfigError` for what TRL cannot express.
     """
@@ -171,7 +172,7 @@ class PhaseTrainer(GRPOTrainer):
         if sampler is None and method.sampler is not None:
             sampler = read_rule(method.sampler, "sampler")
         if policy.device.type == "cpu":
-            settings = {"use_cpu": True, "bf16": False, **settings}
+            settings = {"use_cpu": True, **settings}
         place = PartialState(cpu=settings.get("use_cpu", False))
         # Its copy of the policy comes first: TRL gives the model another `forward`, and a copy would run the original.
         self.learner = Learner(policy, task, train, seed, sampler)
