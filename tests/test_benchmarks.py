@@ -36,12 +36,16 @@ def work(speed):
     return speed.Workload("0.1M", prompts=3, samples=4, tokens=5, device="cpu")
 
 
-def test_it_prints_both_ratios():
+def test_it_prints_the_ratios():
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, str(SCRIPT), *SMALL], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     lines = [line for line in done.stdout.splitlines() if line.startswith("| 0.1M")]
-    assert ["sampler" in lines[0], "TRL" in lines[1], len(lines)] == [True, True, 2]
+    assert [line.split(" | ")[1:3] for line in lines] == [
+        ["sampler", "generate"],
+        ["step", "TRL GRPOTrainer"],
+        ["step, bfloat16", "TRL, bf16"],
+    ]
 
 
 def test_both_samplers_write_the_same_number_of_attempts(speed, work):
@@ -65,7 +69,7 @@ def test_our_step_is_one_update_with_trls_default_loss(speed, work):
 def test_summary_by_hand(speed):
     # Ours: 100 tokens in 1, 2 and 4 s; theirs: 50 tokens in 2 s each. Rates 100, 50, 25 against 25: ratios 4, 2, 1.
     ours, theirs = [(1.0, 100), (2.0, 100), (4.0, 100)], [(2.0, 50)] * 3
-    found = speed.summary(ours, theirs, flops=1e9, peak=1e9)
+    found = speed.summary(ours, theirs, limit=1.0)
     assert found["ratio"] == 2.0 and found["ratio_range"] == [1.0, 4.0]
     assert found["limit_s"] == 1.0 and found["share_of_limit"] == 0.5
     assert found["ratio_at_limit"] == 4.0  # 100 tokens a second against 25
@@ -89,6 +93,20 @@ def test_the_tables_of_limits_by_hand(speed):
     # 1.5 / 0.5 = 3; 1.5 · 0.2 / 0.15 = 2; the step gains 0.2 of its 0.7 seconds: 1.6 · 0.7 / 0.5 = 2.24.
     assert "| 4M | sampler | 40% | 10% | 50% | 3.0 |" in speed.profile_table(results)
     assert "| 4M | 0.200 | 0.150 | 2.00 | 0.400 | 0.250 | 2.24 |" in speed.compiler_table(results)
+
+
+def test_every_way_to_update_is_measured_on_its_own_terms(speed, work, monkeypatch):
+    made = []
+    monkeypatch.setattr(speed, "our_update", lambda work, **changes: lambda: made.append(changes) or 0)
+    assert list(speed.ways_to_update(work, repeats=2)) == ["whole", "2 parts", "bfloat16"]  # of three prompts
+    assert made == 3 * [{}, {"micro_batches": 2}, {"autocast": "bfloat16"}]  # once to warm up, then in turns
+
+
+def test_the_table_of_updates_by_hand(speed):
+    results = {"sizes": {"4M": {"update_s": {"whole": 2.0, "4 parts": 1.5, "bfloat16": 0.75}}}}
+    table = speed.update_table(results)
+    assert "| size | update: whole, s | 4 parts, s | bfloat16, s |" in table
+    assert "| 4M | 2.000 | 1.500 | 0.750 |" in table
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")

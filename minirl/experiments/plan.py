@@ -84,6 +84,7 @@ class Shape:
     vocabulary: int
     adapter: bool
     bytes: int  # of a parameter that is not trained
+    autocast: bool  # whether an update multiplies in 16 bits
 
 
 @dataclass(frozen=True)
@@ -193,6 +194,7 @@ def shape_of(experiment: Experiment) -> Shape:
         vocabulary=text.vocab_size,
         adapter=lora is not None,
         bytes=2 if experiment.dtype == "bfloat16" else 4,
+        autocast=experiment.train.autocast is not None,
     )
 
 
@@ -299,9 +301,10 @@ def measure(shape: Shape, batch: Batch, device: str, threads: int) -> Machine:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        dtype = torch.bfloat16 if shape.bytes == 2 else torch.float32
-        generating = _rate(batch.rows, shape, where, dtype)
-        learning = _rate(min(batch.micro * batch.context, 4096), shape, where, dtype)
+        generating = _rate(batch.rows, shape, where, 8 * shape.bytes)
+        learning = _rate(
+            min(batch.micro * batch.context, 4096), shape, where, 16 if shape.autocast else 8 * shape.bytes
+        )
         data, copy = torch.zeros(2, 64 * MB, dtype=torch.uint8, device=where)
         copies, seconds = _repeated(lambda: copy.copy_(data), where)
     finally:
@@ -314,8 +317,9 @@ def measure(shape: Shape, batch: Batch, device: str, threads: int) -> Machine:
     return Machine(f"processor, {threads} of {os.cpu_count()} cores", memory, 1, *rates)
 
 
-def _rate(rows: int, shape: Shape, where: torch.device, dtype: torch.dtype) -> float:
+def _rate(rows: int, shape: Shape, where: torch.device, bits: int) -> float:
     """Operations a second of the product of the MLP, the largest there is in a layer."""
+    dtype = torch.bfloat16 if bits == 16 else torch.float32
     x = torch.zeros(rows, shape.width, device=where, dtype=dtype)
     weight = torch.zeros(shape.width, 2 * shape.mlp, device=where, dtype=dtype)
     times, seconds = _repeated(lambda: x @ weight, where)

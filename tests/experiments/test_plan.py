@@ -249,6 +249,14 @@ def test_what_is_assumed_is_said(monkeypatch):
     assert plan("score", "tiny", machine=MACHINE).assumed == said
 
 
+@pytest.mark.parametrize(("changes", "bits"), [({}, [32, 32]), ({"train.autocast": "bfloat16"}, [32, 16])])
+def test_an_update_is_measured_in_its_own_precision(changes, bits, monkeypatch):
+    measured = []
+    monkeypatch.setattr(planning, "_rate", lambda rows, shape, where, bits: measured.append(bits) or 1e9)
+    planning.measure(planning.shape_of(load_experiment("score", "tiny", changes)), BATCH, "cpu", 1)
+    assert measured == bits
+
+
 def test_measured_rates_are_rates():
     found = planning.measure(shape("add-repeating"), BATCH, "cuda", 1)  # of the processor, without a GPU
     assert min(found.generating, found.learning, found.bandwidth) > 1e6 and found.memory > 100 * MB
