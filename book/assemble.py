@@ -44,6 +44,7 @@ INSERTS: dict[str, Callable[[], str]] = {
     "no-rungs": rungs.no_rungs_table,
     "plans": rungs.plans_table,
     "real-model": rungs.real_model_table,
+    "precision": rungs.precision_table,
     "ladder": ladder.ladder_markdown,
     "ladder-rungs": ladder.ladder_table,
     "ladder-not-run": ladder.not_run_table,

@@ -18,8 +18,10 @@ from minirl.config import nearest
 from minirl.errors import ConfigError
 from minirl.experiments.claims import Claim, Condition, evaluate_claim, holds_when
 from minirl.experiments.registry import (
+    BITS_16,
     FRESH,
     Technique,
+    changed_in,
     claim_path,
     label,
     result_files,
@@ -185,7 +187,7 @@ def box(settled: Settled, title: str | None) -> str:
     return (
         f":::{{admonition}} Claim at tier {entry['tier']}: {entry['verdict']}\n:class: claim {entry['verdict']}\n\n"
         f"{stale}{claim.statement.strip()}\n\n{condition_table(entry)}\n{paper_line(claim, title)}\n\n"
-        f"{cost_line(settled)} Registered {claim.registered}.{fresh_line(settled)}\n\n{files_line(settled)}\n:::\n"
+        f"{cost_line(settled)} Registered {claim.registered}.{again_lines(settled)}\n\n{files_line(settled)}\n:::\n"
     )
 
 
@@ -198,13 +200,16 @@ def files_line(settled: Settled) -> str:
     )
 
 
-def fresh_line(one: Settled) -> str:
-    """What the claim came to on fresh seeds, with the effects; nothing if it was not run on any."""
-    if not has_results(one.item, one.entry["tier"], FRESH):
-        return ""
-    again = settled(one.item.slug, one.entry["tier"], FRESH).entry
-    effects = "; ".join(f"{c['metric']} {arms_text(c)} {effect_cell(c)}" for c in again["conditions"])
-    return f"\n\n**Fresh seeds.** {ranges(again['seeds'])}: {in_short(again)}. {effects}."
+def again_lines(one: Settled) -> str:
+    """What the claim came to with fresh seeds and with 16-bit updates, with all effects, where it was run."""
+    lines = ""
+    for variant in (FRESH, BITS_16):
+        if has_results(one.item, one.entry["tier"], variant):
+            again = settled(one.item.slug, one.entry["tier"], variant).entry
+            effects = "; ".join(f"{c['metric']} {arms_text(c)} {effect_cell(c)}" for c in again["conditions"])
+            name = changed_in(variant).capitalize()
+            lines += f"\n\n**{name}.** {ranges(again['seeds'])}: {in_short(again)}. {effects}."
+    return lines
 
 
 def run_again(slug: str, tier: str, variant: str = "") -> str:

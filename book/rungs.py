@@ -5,9 +5,10 @@ import functools
 from collections.abc import Iterable
 from statistics import mean, median
 
-from book.results import count_text, has_results, settled, table
+from book.results import arms_text, count_text, effect_cell, has_results, mark, page_link, settled, table
 from minirl.experiments.plan import BEYOND, Machine, absent, compared, plan, size
-from minirl.experiments.registry import Technique, project_root, techniques
+from minirl.experiments.registry import BITS_16, Technique, project_root, techniques
+from minirl.experiments.report import how_many_hold
 from minirl.experiments.resolve import load_experiment
 from minirl.experiments.rundir import read_json
 
@@ -78,3 +79,17 @@ def real_model_table() -> str:
     header = ("method", "steps", "seconds a step, median (range)", "core-seconds a step", "tokens a step", "MB")
     machine = f"{kept['hardware']['capability']}, {kept['threads']} of {kept['hardware']['cores']} cores"
     return table(header, rows, "lrrrrr") + f"\n*From `benchmarks/results/real-model.json`: {machine}.*\n"
+
+
+def precision_table() -> str:
+    """Markdown: claims that were settled once more with 16-bit updates, beside what they came to in float32."""
+    rows = []
+    for item in (item for item in techniques() if has_results(item, "tiny", BITS_16)):
+        exact = settled(item.slug)
+        entries = (exact.entry, settled(item.slug, variant=BITS_16).entry)
+        firsts = [entry["conditions"][0] for entry in entries]
+        effects = [effect_cell(first) for first in firsts]
+        verdicts = [f"{mark(entry['verdict'])}, {how_many_hold(entry)}" for entry in entries]
+        rows.append((page_link(exact), f"{firsts[0]['metric']}, {arms_text(firsts[0])}", *effects, *verdicts))
+    header = ("claim", "first condition", "effect", "in 16 bits", "verdict, conditions that hold", "in 16 bits")
+    return table(header, rows) + "\n*From `reproductions/*/results/tiny/` and `tiny-bfloat16/`.*\n"

@@ -295,6 +295,7 @@ def sweep(options: argparse.Namespace) -> None:
 
 def claims(options: argparse.Namespace) -> None:
     from minirl.experiments.claims import render_verdict_table
+    from minirl.experiments.registry import BITS_16, FRESH, changed_in
     from minirl.experiments.report import all_entries, in_short, unsettled_claims
 
     entries = all_entries()
@@ -302,13 +303,13 @@ def claims(options: argparse.Namespace) -> None:
         print(json.dumps({"schema": 1, "claims": entries}, indent=1))
         return
     for entry in entries:
-        stale, again = " · STALE: rerun it" if entry["stale"] else "", entry["fresh"]
+        stale = " · STALE: rerun it" if entry["stale"] else ""
         print(f"{entry['slug']} ({entry['tier']}): {entry['verdict']}{stale}\n{entry['statement']}\n")
         print(render_verdict_table(entry))
-        if again:
-            print(f"The same on fresh seeds ({len(again['seeds'])} after the registered ones): {in_short(again)}.\n")
-        for rung, other in entry["rungs"].items():
-            print(f"The same from a base with {rung} parameters: {in_short(other)}.\n")
+        again = {FRESH: entry[FRESH], BITS_16: entry[BITS_16], **entry["rungs"]}
+        for variant, other in again.items():
+            if other:
+                print(f"The same with {changed_in(variant)}: {in_short(other)}.\n")
     for name in unsettled_claims():
         print(f"{name}: registered, no committed results yet")
 

@@ -25,7 +25,7 @@ COMMANDS += [["bases", "list"], ["bases", "build"], ["models", "list"], ["models
 HEAVY = ("torch", "transformers", "pydantic", "numpy", "yaml", "matplotlib")
 LISTED = {"slug", "family", "title", "tiers", "verdicts"}
 CLAIMED = {"slug", "tier", "statement", "verdict", "conditions", "arms", "seeds", "items"}
-CLAIMED |= {"core_s", "wall_s", "peak_mb", "results", "stale", "fresh", "rungs"}
+CLAIMED |= {"core_s", "wall_s", "peak_mb", "results", "stale", "fresh", "bfloat16", "rungs"}
 SETTLED = {"metric", "treatment", "comparator", "kind", "margin", "effect", "interval", "verdict"}
 
 

@@ -95,12 +95,18 @@ FRESH = "fresh"  # a variant with the tier's own config, on seeds that its claim
 RUNG = re.compile(r"\d+[kM]")  # variants called 700k, 4M, …: the tier's arms, from a base with so many parameters
 
 
-def settles(variant: str) -> bool:
-    """Whether results of a variant settle the tier's claim once more: on fresh seeds, or from a base of another size.
+BITS_16 = "bfloat16"  # a variant with the tier's arms, whose updates multiply matrices in 16 bits
 
-    Other variants have arms that the claim does not name.
-    """
-    return variant in ("", FRESH) or RUNG.fullmatch(variant) is not None
+
+def settles(variant: str) -> bool:
+    """Whether results of a variant settle the tier's claim once more: with fresh seeds, with a base of another size, or
+    with 16-bit updates. Other variants have arms that the claim does not name."""
+    return variant in ("", FRESH, BITS_16) or RUNG.fullmatch(variant) is not None
+
+
+def changed_in(variant: str) -> str:
+    """In words, with what a variant settles the tier's claim once more."""
+    return {FRESH: "fresh seeds", BITS_16: "16-bit updates"}.get(variant, f"{variant} parameters")
 
 
 def label(tier: str, variant: str = "") -> str:

@@ -14,8 +14,11 @@ from minirl.evaluation.intervals import item_interval, t_interval
 from minirl.experiments.checksums import damage
 from minirl.experiments.claims import Claim, evaluate_claim, holds_when, load_claim, on_fresh_seeds, to_json
 from minirl.experiments.registry import (
+    BITS_16,
     FRESH,
+    RUNG,
     Technique,
+    changed_in,
     claim_path,
     governing_claim,
     label,
@@ -77,10 +80,13 @@ def how_many_hold(entry: Mapping[str, Any]) -> str:
 
 def all_entries() -> list[dict[str, Any]]:
     """Entries of every claim that has results, in registry order, each with those of the variants that settle it once
-    more: under ``fresh`` on fresh seeds, or None, under ``rungs`` from bases of other sizes."""
+    more: under ``fresh`` on fresh seeds, under ``bfloat16`` with updates in 16 bits, or None, and under ``rungs`` from
+    bases of other sizes."""
     found = [(claim_entry(item, tier), settled_again(item, tier)) for item in techniques() for tier in item.tiers()]
     return [
-        entry | {"fresh": again.get(FRESH), "rungs": {size: again[size] for size in again if size != FRESH}}
+        entry
+        | {variant: again.get(variant) for variant in (FRESH, BITS_16)}
+        | {"rungs": {variant: other for variant, other in again.items() if RUNG.fullmatch(variant)}}
         for entry, again in found
         if entry is not None
     ]
@@ -236,7 +242,7 @@ def coverage_rows(item: Technique, entries: Iterable[Mapping[str, Any]]) -> list
         effect = f"{first['metric']} {_effect(first)}"
         verdict = f"**{entry['verdict']}**" + (STALE_BADGE if entry["stale"] else "")
         for variant, again in settled_again(item, entry["tier"]).items():
-            verdict += f"; {'fresh seeds' if variant == FRESH else f'{variant} parameters'}: {again['verdict']}"
+            verdict += f"; {changed_in(variant)}: {again['verdict']}"
         rows.append(
             f"| {title} | {item.family} | {entry['tier']} | {effect} | {verdict} | {len(entry['seeds'])} "
             f"| {entry['core_s']:.0f} |"

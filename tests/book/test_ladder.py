@@ -2,8 +2,8 @@
 
 import pytest
 
-from book import ladder
-from minirl.experiments.registry import RUNG, published, result_files, technique, techniques
+from book import ladder, rungs
+from minirl.experiments.registry import BITS_16, RUNG, published, result_files, technique, techniques
 from minirl.experiments.report import claim_entry
 from minirl.experiments.resolve import load_experiment
 
@@ -58,3 +58,29 @@ def test_the_figure_has_a_panel_a_claim_and_a_point_a_rung():
     assert ladder.ladder_markdown().count(" at ") == sum(
         len(p) for s in ladder.CLIMBERS for p in ladder.drawn(s).values()
     )
+
+
+# --- The same with updates in 16 bits -------------------------------------------------------------------------------
+
+IN_16_BITS = {item.slug for item in techniques() for _, variant in published(item) if variant == BITS_16}
+
+
+@pytest.mark.parametrize("slug", sorted(IN_16_BITS))
+def test_nothing_but_the_precision_of_updates_differs(slug):
+    own, other = (load_experiment(slug, "tiny", variant=variant) for variant in ("", BITS_16))
+    train = own.train.model_copy(update={"autocast": "bfloat16"})
+    assert other == own.model_copy(update={"train": train})
+
+
+def test_the_cheapest_supported_claim_of_each_family_was_settled_in_16_bits():
+    families: dict[str, list[tuple[float, str]]] = {}
+    for item in techniques():
+        entry = claim_entry(item, "tiny")
+        if entry and entry["verdict"] == "supported" and entry["core_s"] > 0:
+            families.setdefault(item.family, []).append((entry["core_s"], item.slug))
+    assert {min(found)[1] for found in families.values()} == IN_16_BITS
+    rows = rungs.precision_table().splitlines()
+    for slug in IN_16_BITS:
+        (row,) = (row for row in rows if f"/{slug}.ipynb" in row)
+        verdicts = [claim_entry(technique(slug), "tiny", variant)["verdict"] for variant in ("", BITS_16)]
+        assert [cell.strip(" *").split(",")[0].strip("*") for cell in row.split("|")[5:7]] == verdicts
