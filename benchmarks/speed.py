@@ -27,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -317,8 +317,7 @@ def growth(arguments: argparse.Namespace) -> list[dict]:
         work = Workload(name, prompts, arguments.samples, tokens, arguments.device)
         row: dict[str, Any] = {"axis": axis, "value": work.matmul_parameters if axis == "size" else value}
         for who, call in (("minirl", our_sampler(work)), ("transformers", transformers_generate(work))):
-            call()
-            row[who] = round(statistics.median(timed(call, arguments.device)[0] for _ in range(3)), 4)
+            row[who] = median_seconds(call, work, 3)
         rows.append(row)
     return rows
 
@@ -392,7 +391,15 @@ def our_update(work: Workload, **changes: Any) -> Callable[[], int]:
 
 def median_seconds(call: Callable[[], int], work: Workload, repeats: int = 5) -> float:
     call()  # warm up
-    return round(statistics.median(timed(call, work.device)[0] for _ in range(repeats)), 4)
+    (median,) = medians_in_turns([call], work, repeats)
+    return median
+
+
+def medians_in_turns(calls: Iterable[Callable[[], int]], work: Workload, repeats: int) -> list[float]:
+    """Median seconds of every one of ``calls``, which are warm."""
+    calls = list(calls)
+    rounds = [[timed(call, work.device)[0] for call in calls] for _ in range(repeats)]
+    return [round(statistics.median(seconds), 4) for seconds in zip(*rounds, strict=True)]
 
 
 def ways_to_update(work: Workload, repeats: int) -> dict[str, float]:
@@ -403,11 +410,7 @@ def ways_to_update(work: Workload, repeats: int) -> dict[str, float]:
     updates = {name: our_update(work, **changes) for name, changes in ways.items()}
     for update in updates.values():
         update()  # warm up
-    rounds = [[timed(update, work.device)[0] for update in updates.values()] for _ in range(repeats)]
-    return {
-        name: round(statistics.median(seconds), 4)
-        for name, seconds in zip(updates, zip(*rounds, strict=True), strict=True)
-    }
+    return dict(zip(updates, medians_in_turns(updates.values(), work, repeats), strict=True))
 
 
 def with_compiler(work: Workload, repeats: int) -> dict[str, list[float]]:
@@ -441,8 +444,7 @@ def with_compiler(work: Workload, repeats: int) -> dict[str, list[float]]:
         rivals = (call, compiled(call))
         for rival in (*rivals, *rivals):  # warm up; shapes that vary are compiled once more
             rival()
-        pairs = [[timed(rival, work.device)[0] for rival in rivals] for _ in range(repeats)]
-        found[name] = [round(statistics.median(seconds), 4) for seconds in zip(*pairs, strict=True)]
+        found[name] = medians_in_turns(rivals, work, repeats)
     return found
 
 

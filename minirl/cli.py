@@ -295,7 +295,7 @@ def sweep(options: argparse.Namespace) -> None:
 
 def claims(options: argparse.Namespace) -> None:
     from minirl.experiments.claims import render_verdict_table
-    from minirl.experiments.registry import BITS_16, FRESH, changed_in
+    from minirl.experiments.registry import BITS_16, FRESH
     from minirl.experiments.report import all_entries, in_short, unsettled_claims
 
     entries = all_entries()
@@ -303,13 +303,15 @@ def claims(options: argparse.Namespace) -> None:
         print(json.dumps({"schema": 1, "claims": entries}, indent=1))
         return
     for entry in entries:
-        stale = " · STALE: rerun it" if entry["stale"] else ""
+        stale, again, in_16_bits = " · STALE: rerun it" if entry["stale"] else "", entry[FRESH], entry[BITS_16]
         print(f"{entry['slug']} ({entry['tier']}): {entry['verdict']}{stale}\n{entry['statement']}\n")
         print(render_verdict_table(entry))
-        again = {FRESH: entry[FRESH], BITS_16: entry[BITS_16], **entry["rungs"]}
-        for variant, other in again.items():
-            if other:
-                print(f"The same with {changed_in(variant)}: {in_short(other)}.\n")
+        if again:
+            print(f"The same on fresh seeds ({len(again['seeds'])} after the registered ones): {in_short(again)}.\n")
+        if in_16_bits:
+            print(f"The same with 16-bit updates: {in_short(in_16_bits)}.\n")
+        for rung, other in entry["rungs"].items():
+            print(f"The same from a base with {rung} parameters: {in_short(other)}.\n")
     for name in unsettled_claims():
         print(f"{name}: registered, no committed results yet")
 

@@ -301,10 +301,10 @@ def measure(shape: Shape, batch: Batch, device: str, threads: int) -> Machine:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        generating = _rate(batch.rows, shape, where, 8 * shape.bytes)
-        learning = _rate(
-            min(batch.micro * batch.context, 4096), shape, where, 16 if shape.autocast else 8 * shape.bytes
-        )
+        dtype = torch.bfloat16 if shape.bytes == 2 else torch.float32
+        in_update = torch.bfloat16 if shape.autocast else dtype
+        generating = _rate(batch.rows, shape, where, dtype)
+        learning = _rate(min(batch.micro * batch.context, 4096), shape, where, in_update)
         data, copy = torch.zeros(2, 64 * MB, dtype=torch.uint8, device=where)
         copies, seconds = _repeated(lambda: copy.copy_(data), where)
     finally:
@@ -317,9 +317,8 @@ def measure(shape: Shape, batch: Batch, device: str, threads: int) -> Machine:
     return Machine(f"processor, {threads} of {os.cpu_count()} cores", memory, 1, *rates)
 
 
-def _rate(rows: int, shape: Shape, where: torch.device, bits: int) -> float:
+def _rate(rows: int, shape: Shape, where: torch.device, dtype: torch.dtype) -> float:
     """Operations a second of the product of the MLP, the largest there is in a layer."""
-    dtype = torch.bfloat16 if bits == 16 else torch.float32
     x = torch.zeros(rows, shape.width, device=where, dtype=dtype)
     weight = torch.zeros(shape.width, 2 * shape.mlp, device=where, dtype=dtype)
     times, seconds = _repeated(lambda: x @ weight, where)

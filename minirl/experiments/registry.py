@@ -92,10 +92,8 @@ def technique(slug: str) -> Technique:
 
 
 FRESH = "fresh"  # a variant with the tier's own config, on seeds that its claim does not name
-RUNG = re.compile(r"\d+[kM]")  # variants called 700k, 4M, …: the tier's arms, from a base with so many parameters
-
-
 BITS_16 = "bfloat16"  # a variant with the tier's arms, whose updates multiply matrices in 16 bits
+RUNG = re.compile(r"\d+[kM]")  # variants called 700k, 4M, …: the tier's arms, from a base with so many parameters
 
 
 def settles(variant: str) -> bool:

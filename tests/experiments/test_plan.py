@@ -249,12 +249,14 @@ def test_what_is_assumed_is_said(monkeypatch):
     assert plan("score", "tiny", machine=MACHINE).assumed == said
 
 
-@pytest.mark.parametrize(("changes", "bits"), [({}, [32, 32]), ({"train.autocast": "bfloat16"}, [32, 16])])
-def test_an_update_is_measured_in_its_own_precision(changes, bits, monkeypatch):
+@pytest.mark.parametrize(
+    ("changes", "learning"), [({}, torch.float32), ({"train.autocast": "bfloat16"}, torch.bfloat16)]
+)
+def test_an_update_is_measured_in_its_own_precision(changes, learning, monkeypatch):
     measured = []
-    monkeypatch.setattr(planning, "_rate", lambda rows, shape, where, bits: measured.append(bits) or 1e9)
+    monkeypatch.setattr(planning, "_rate", lambda rows, shape, where, dtype: measured.append(dtype) or 1e9)
     planning.measure(planning.shape_of(load_experiment("score", "tiny", changes)), BATCH, "cpu", 1)
-    assert measured == bits
+    assert measured == [torch.float32, learning]
 
 
 def test_measured_rates_are_rates():

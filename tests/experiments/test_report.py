@@ -371,7 +371,7 @@ def test_a_claim_is_settled_again_on_fresh_seeds(published, capsys):
 
     assert "| **supported**; fresh seeds: supported | 5 |" in coverage_table()
     assert main(["claims"]) == 0
-    assert "The same with fresh seeds: supported, 2 of 2." in capsys.readouterr().out
+    assert "The same on fresh seeds (5 after the registered ones): supported, 2 of 2." in capsys.readouterr().out
     assert main(["claims", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["claims"][0]["fresh"] == again
 
@@ -389,7 +389,7 @@ def test_a_claim_is_settled_again_from_a_larger_base(published, capsys):
     assert (rung["seeds"], rung["verdict"]) == ([0, 1, 2, 3, 4], "supported")
     assert "| **supported**; 700k parameters: supported | 5 |" in coverage_table()
     assert main(["claims"]) == 0
-    assert "The same with 700k parameters: supported, 2 of 2." in capsys.readouterr().out
+    assert "The same from a base with 700k parameters: supported, 2 of 2." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
